@@ -1,0 +1,178 @@
+"""Arrow IPC files: write with sums and batch offsets, read whole, by partition, or a few bytes of one column.
+
+A file's bytes depend on its rows and on its Output alone: rows are cut into batches of `batch_rows` however `process`
+yielded them. The offsets of the batches stand in the commit, so a reader never needs a file's footer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.ipc as ipc
+
+from engine.errors import StoreError
+from engine.stage import Output
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Where a record batch lies in its file: message at `offset`, `length` bytes, its body from `body`; `part` is the
+    partition that it holds, -1 in a file that is not partitioned."""
+
+    offset: int
+    length: int
+    body: int
+    rows: int
+    part: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of a commit: path in the store, rows, bytes, sha256 of the bytes, batches."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+    batches: tuple[Batch, ...]
+
+
+class _Sink:
+    """A file that hashes what passes through and knows its position."""
+
+    def __init__(self, path: Path) -> None:
+        self.file: IO[bytes] = open(path, "wb")  # noqa: SIM115 - closed by close()
+        self.sha256 = hashlib.sha256()
+        self.position = 0
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self.sha256.update(view)
+        self.file.write(view)
+        self.position += view.nbytes
+        return view.nbytes
+
+    def tell(self) -> int:
+        return self.position
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.file.close()
+
+    def readable(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+
+def stored_schema(output: Output) -> pa.Schema:
+    """The schema of the files of an output: its schema without the partition column."""
+    schema = output.schema
+    if output.partition_by:
+        schema = schema.remove(schema.get_field_index(output.partition_by))
+    return schema
+
+
+class FileWriter:
+    """One IPC file under way: push rows, one record batch a call, then `finish`."""
+
+    def __init__(self, path: Path, output: Output) -> None:
+        self.path = path
+        self.rows = 0
+        self._batches: list[Batch] = []
+        self._sink = _Sink(path)
+        self._schema = stored_schema(output)
+        options = ipc.IpcWriteOptions(compression=output.compression)
+        self._writer = ipc.new_file(pa.PythonFile(self._sink, mode="w"), self._schema, options=options)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes written so far."""
+        return self._sink.position
+
+    def write(self, table: pa.Table, part: int = -1) -> None:
+        """Write the rows as one record batch. Raises OSError (a full disk) as it comes."""
+        # slices carry their parent's offsets; only a batch built anew gives the same bytes however its rows came about
+        columns = [pa.concat_arrays(column.chunks) if column.num_chunks else column for column in table.columns]
+        batch = pa.RecordBatch.from_arrays(columns, schema=self._schema)
+        start = self._sink.position
+        self._writer.write_batch(batch)
+        self._batches.append(Batch(start, self._sink.position - start, start, batch.num_rows, part))
+        self.rows += batch.num_rows
+
+    def finish(self) -> File:
+        """Close the file; the File with its local path. Afterwards, or after an error, the object is done with."""
+        self._writer.close()
+        self._sink.close()
+        placed = []
+        with open(self.path, "rb") as written:
+            # a message is 0xffffffff, the int32 size of its padded metadata, the metadata, the body (Arrow IPC format)
+            for batch in self._batches:
+                written.seek(batch.offset + 4)
+                body = batch.offset + 8 + int.from_bytes(written.read(4), "little")
+                placed.append(Batch(batch.offset, batch.length, body, batch.rows, batch.part))
+        return File(str(self.path), self.rows, self._sink.position, self._sink.sha256.hexdigest(), tuple(placed))
+
+    def abandon(self) -> None:
+        """Close what is open after a fault; the file is not valid."""
+        self._sink.close()
+
+
+def conform(table: pa.Table, schema: pa.Schema, what: str) -> pa.Table:
+    """The table with exactly this schema, metadata included; TypeError names the first difference."""
+    if table.schema.equals(schema, check_metadata=False):
+        return table.replace_schema_metadata(schema.metadata).cast(schema)
+    for field in schema:
+        position = table.schema.get_field_index(field.name)
+        if position < 0:
+            raise TypeError(f"{what} lacks the column {field.name!r}")
+        if table.schema.field(position).type != field.type:
+            raise TypeError(f"{what}: {field.name} is {table.schema.field(position).type}, not {field.type}")
+    extra = [name for name in table.schema.names if schema.get_field_index(name) < 0]
+    if extra:
+        raise TypeError(f"{what} has columns that the schema does not know: {', '.join(extra)}")
+    return table.select(schema.names).cast(schema)
+
+
+def sort(table: pa.Table, keys: tuple[str, ...]) -> pa.Table:
+    """Rows by the keys ascending; equal keys keep their order (sort_indices is stable)."""
+    if not keys or table.num_rows < 2:
+        return table
+    return table.take(pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys]))
+
+
+def read_batch(schema: pa.Schema, message: bytes) -> pa.RecordBatch:
+    """A record batch from the bytes of its message; StoreError if they are not one."""
+    try:
+        return ipc.read_record_batch(pa.py_buffer(message), schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, EOFError) as error:
+        raise StoreError(f"a record batch cannot be read ({error}); run `kosmos verify`") from None
+
+
+def column_range(schema: pa.Schema, batch: Batch, name: str, first: int, num: int) -> tuple[int, int]:
+    """(start, length) in the file of `num` values from row `first` of a fixed-width column.
+
+    Holds for uncompressed batches without nulls and without variable-width columns before it: each column is then one
+    buffer padded to 8 bytes (Arrow IPC format).
+    """
+    start = batch.body
+    for field in schema:
+        width = field.type.bit_width // 8
+        if field.name == name:
+            return start + first * width, min(num, batch.rows - first) * width
+        start += -(-batch.rows * width // 8) * 8
+    raise KeyError(name)

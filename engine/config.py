@@ -1,0 +1,74 @@
+"""`--set extract.language=fr`: typed changes to a tree of frozen dataclasses, with the nearest name for a wrong one."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from engine.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def override(config: T, settings: Iterable[str]) -> T:
+    """The config with every 'a.b=value' applied. ConfigError for an unknown field or a value of another type."""
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"--set {setting}: write it as stage.field=value")
+        config = _replace(config, path.split("."), text, path)
+    return config
+
+
+def _replace(config: Any, path: list[str], text: str, whole: str) -> Any:
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise ConfigError(f"--set {whole}: there are no fields below {whole.rsplit('.', len(path))[0]}")
+    names = [field.name for field in dataclasses.fields(config) if field.init]
+    if path[0] not in names:
+        close = difflib.get_close_matches(path[0], names, n=1, cutoff=0.5)
+        near = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
+        raise ConfigError(f"--set {whole}: no field {path[0]!r}{near}")
+    current = getattr(config, path[0])
+    if len(path) > 1:
+        return dataclasses.replace(config, **{path[0]: _replace(current, path[1:], text, whole)})
+    if dataclasses.is_dataclass(current):
+        inner = ", ".join(field.name for field in dataclasses.fields(current))
+        raise ConfigError(f"--set {whole}: it is a group of fields; set one of {inner}")
+    kind = typing.get_type_hints(type(config))[path[0]]
+    try:
+        return dataclasses.replace(config, **{path[0]: _parse(kind, text)})
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"--set {whole}={text}: {error}") from None
+
+
+def _parse(kind: Any, text: str) -> Any:
+    origin = typing.get_origin(kind)
+    if kind is str:
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError("it is true or false")
+        return text.lower() == "true"
+    if kind is int or kind is float:
+        try:
+            return kind(text)
+        except ValueError:
+            raise ValueError("it is a whole number" if kind is int else "it is a number") from None
+    if origin is tuple:
+        inner = typing.get_args(kind)[0]
+        return tuple(_parse(inner, part) for part in text.split(",") if part)
+    raise TypeError(f"it cannot be set from the command line ({kind})")
+
+
+def lines(config: Any, prefix: str = "") -> Iterator[str]:
+    """The resolved config as 'a.b = value' lines: what is hashed."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            yield from lines(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name} = {json.dumps(value, default=str)}"

@@ -1,0 +1,356 @@
+"""The ledger: what a store holds of each stage, in create-only objects. The commit object is the truth.
+
+    <root>/kosmos.json                                  this is a store of ours; its format
+    <root>/<stage key>/stage.json                       config in full, schemas, upstream keys
+    <root>/<stage key>/data/<unit>.<attempt>.<output>.<k>.arrow
+    <root>/<stage key>/commits/<unit>.json              create-only; names files, rows, sums, counts a reason
+    <root>/<stage key>/failures/<unit>.<attempt>.json   3 of these = quarantined
+    <root>/<stage key>/generations/<n>.json             create-only; what generation n of a barrier stage reads
+    <root>/<stage key>/published/<n>.json               create-only; "published" with its manifests, or "abandoned"
+    <root>/manifests/<digest>.parquet                   a frozen list of the commits of one stage
+
+A crash leaves garbage, never a lie; nothing here deletes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.arrow import Batch, File
+from engine.errors import ConfigError, Missing, StoreError
+from engine.stage import Stage, Unit, canonical, digest
+from engine.store import Store
+
+FORMAT = 1
+QUARANTINE = 3  # failures of one unit before a run leaves it alone (house rule; `--retry-failed` asks again)
+
+
+def code_version() -> str:
+    """The installed version of the project."""
+    try:
+        return version("kosmos-engine")
+    except PackageNotFoundError:
+        return "uninstalled"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Commit:
+    """What one attempt wrote for a unit: files by output, exact counts a reason, cost.
+
+    inputs, generation: the unit's, so that it can be computed again from its commit. crashed: record offsets that were
+    skipped because they crashed the worker twice.
+    """
+
+    stage: str
+    unit: str
+    attempt: str
+    outputs: dict[str, tuple[File, ...]]
+    inputs: tuple[str, ...] = ()
+    generation: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    crashed: tuple[int, ...] = ()
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_bytes: int = 0
+    host: str = ""
+    code: str = ""
+
+    def rows(self, output: str) -> int:
+        """Rows of one output."""
+        return sum(file.rows for file in self.outputs.get(output, ()))
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.bytes for files in self.outputs.values() for file in files)
+
+    def to_json(self) -> bytes:
+        """The commit object's bytes."""
+        body = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        body["outputs"] = {
+            name: [[f.path, f.rows, f.bytes, f.sha256, [dataclasses.astuple(b) for b in f.batches]] for f in files]
+            for name, files in self.outputs.items()
+        }
+        return json.dumps(body, separators=(",", ":")).encode()
+
+    @staticmethod
+    def from_json(body: bytes, where: str) -> Commit:
+        """A commit from its object; StoreError if it is not one."""
+        try:
+            raw = json.loads(body)
+            raw["outputs"] = {
+                name: tuple(
+                    File(path, rows, size, sha256, tuple(Batch(*b) for b in batches))
+                    for path, rows, size, sha256, batches in files
+                )
+                for name, files in raw["outputs"].items()
+            }
+            raw["inputs"], raw["crashed"] = tuple(raw["inputs"]), tuple(raw["crashed"])
+            return Commit(**raw)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{where} is not a commit ({error}); run `kosmos verify`") from None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """Generation n of a barrier stage: what exactly it reads.
+
+    manifests: upstream stage name -> (stage key, manifest digest). carried: stage name -> {earlier generation ->
+    (stage key, manifest digest)}. quarantined: units left out, by stage name. partitions: as the config had it.
+    """
+
+    stage: str
+    number: int
+    parent: str
+    manifests: dict[str, tuple[str, str]]
+    carried: dict[str, dict[int, tuple[str, str]]] = field(default_factory=dict)
+    quarantined: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of the body; its first 12 digits name the generation's units."""
+        return digest(self)
+
+    @property
+    def earlier(self) -> tuple[int, ...]:
+        """Numbers of the earlier generations that carried stages may be read of."""
+        return tuple(sorted({n for numbers in self.carried.values() for n in numbers}))
+
+    def unit_id(self, part: int) -> str:
+        """Id of the unit that computes part `part`."""
+        return f"{self.digest[:12]}-{part:06d}"
+
+    @staticmethod
+    def from_json(body: bytes, where: str) -> Generation:
+        """A generation from its object; StoreError if it is not one."""
+        try:
+            raw = json.loads(body)
+            raw["manifests"] = {name: (key, mark) for name, (key, mark) in raw["manifests"].items()}
+            raw["carried"] = {
+                name: {int(n): (key, mark) for n, (key, mark) in numbers.items()}
+                for name, numbers in raw["carried"].items()
+            }
+            raw["quarantined"] = {name: tuple(units) for name, units in raw["quarantined"].items()}
+            return Generation(**raw)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{where} is not a generation ({error}); run `kosmos verify`") from None
+
+
+MANIFEST = pa.schema(
+    [
+        pa.field("stage", pa.large_string(), nullable=False),
+        pa.field("unit", pa.large_string(), nullable=False),
+        pa.field("output", pa.large_string(), nullable=False),
+        pa.field("index", pa.int32(), nullable=False),
+        pa.field("path", pa.large_string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("sha256", pa.large_string(), nullable=False),
+        pa.field("batches", pa.large_list(pa.int64()), nullable=False),  # offset, length, body, rows, part; repeated
+    ]
+)
+
+
+class Ledger:
+    """The protocol over one store. Reads and create-only puts; picklable."""
+
+    def __init__(self, store: Store | str) -> None:
+        self.store = store if isinstance(store, Store) else Store(store)
+
+    def __reduce__(self) -> tuple[type[Ledger], tuple[str]]:
+        return Ledger, (self.store.url,)
+
+    # the store ------------------------------------------------------------------------------------------------
+    def check(self, create: bool) -> bool:
+        """Whether the store is one of ours (made so if empty and `create`); ConfigError for a foreign one."""
+        head = self.store.head("kosmos.json")
+        if head is None:
+            if any(True for _ in self.store.list("")):
+                raise ConfigError(
+                    f"{self.store.url} holds other things and no kosmos.json; give --store an empty or new place"
+                )
+            if not create:
+                return False
+            self.store.put_new("kosmos.json", canonical({"format": FORMAT}).encode())
+        try:
+            found = json.loads(self.store.get("kosmos.json"))["format"]
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(f"{self.store.url}/kosmos.json is not readable; give another --store") from None
+        if found != FORMAT:
+            raise ConfigError(
+                f"{self.store.url} has format {found}, this version writes {FORMAT}; give another --store"
+            )
+        return True
+
+    def open(self, stage: Stage) -> None:
+        """Write the stage's description if it is not there."""
+        body = json.dumps({**json.loads(canonical(stage.description())), "code": code_version()}, indent=1)
+        self.store.put_new(f"{stage.key}/stage.json", body.encode())
+
+    # commits --------------------------------------------------------------------------------------------------
+    def committed(self, key: str) -> set[str]:
+        """Ids of the committed units of a stage key."""
+        return {_unit(head.path) for head in self.store.list(f"{key}/commits/") if head.path.endswith(".json")}
+
+    def is_committed(self, key: str, unit: str) -> bool:
+        """Whether the unit has a commit."""
+        return self.store.exists(f"{key}/commits/{unit}.json")
+
+    def commit(self, key: str, unit: str) -> Commit:
+        """The unit's commit; Missing if there is none."""
+        path = f"{key}/commits/{unit}.json"
+        return Commit.from_json(self.store.get(path), path)
+
+    def commits(self, key: str, units: Iterable[str] | None = None) -> Iterator[Commit]:
+        """Commits of the units (default: all), in order of unit ids, read 16 at a time."""
+        ids = sorted(self.committed(key) if units is None else units)
+        with ThreadPoolExecutor(16) as pool:
+            # bounded: a map over 90 thousand ids must not hold 90 thousand bodies
+            for start in range(0, len(ids), 256):
+                yield from pool.map(lambda unit: self.commit(key, unit), ids[start : start + 256])
+
+    def put_commit(self, commit: Commit) -> bool:
+        """Publish the commit; False if another attempt was first.
+
+        A put that timed out may have succeeded: then the commit found there is ours.
+        """
+        path = f"{commit.stage}/commits/{commit.unit}.json"
+        if self.store.put_new(path, commit.to_json()):
+            return True
+        return Commit.from_json(self.store.get(path), path).attempt == commit.attempt
+
+    # failures -------------------------------------------------------------------------------------------------
+    def put_failure(self, key: str, unit: Unit, attempt: str, error: str, **more: Any) -> None:
+        """Record that an attempt failed."""
+        body = {"unit": dataclasses.asdict(unit), "attempt": attempt, "error": error, "code": code_version(), **more}
+        self.store.put_new(f"{key}/failures/{unit.id}.{attempt}.json", json.dumps(body, indent=1).encode())
+
+    def failures(self, key: str) -> dict[str, int]:
+        """Failures a unit, of uncommitted and committed units alike."""
+        counts: dict[str, int] = {}
+        for head in self.store.list(f"{key}/failures/"):
+            unit = _unit(head.path)
+            counts[unit] = counts.get(unit, 0) + 1
+        return counts
+
+    def failure_bodies(self, key: str, unit: str) -> list[dict[str, Any]]:
+        """The failure objects of a unit, oldest first."""
+        heads = [h for h in self.store.list(f"{key}/failures/") if _unit(h.path) == unit]
+        return [json.loads(self.store.get(h.path)) for h in sorted(heads, key=lambda h: (h.modified, h.path))]
+
+    def quarantined(self, key: str) -> set[str]:
+        """Units with QUARANTINE failures or more and no commit."""
+        bad = {unit for unit, num in self.failures(key).items() if num >= QUARANTINE}
+        return bad - self.committed(key) if bad else bad
+
+    # manifests ------------------------------------------------------------------------------------------------
+    def freeze(self, key: str, units: Iterable[str] | None = None) -> str:
+        """Freeze the commits of the units (default: all) as a manifest; its digest.
+
+        The digest covers (stage key, unit, output, file index, rows, sha256), sorted: never attempt names or bytes of
+        the Parquet file. Freezing the same commits twice is one manifest.
+        """
+        rows = []
+        for commit in self.commits(key, units):
+            for output, files in sorted(commit.outputs.items()):
+                for index, file in enumerate(files):
+                    flat = [number for batch in file.batches for number in dataclasses.astuple(batch)]
+                    rows.append((key, commit.unit, output, index, file.path, file.rows, file.bytes, file.sha256, flat))
+        rows.sort(key=lambda row: row[:4])
+        sha256 = hashlib.sha256()
+        for row in rows:
+            sha256.update(canonical([*row[:4], row[5], row[7]]).encode() + b"\n")
+        mark = sha256.hexdigest()
+        path = f"manifests/{mark}.parquet"
+        if not self.store.exists(path):
+            arrays = [pa.array([row[i] for row in rows], f.type) for i, f in enumerate(MANIFEST)]
+            sink = io.BytesIO()
+            table = pa.Table.from_arrays(arrays, schema=MANIFEST)
+            pq.write_table(table, sink, compression="zstd", row_group_size=1 << 16)
+            self.store.put_new(path, sink.getvalue())
+        return mark
+
+    def manifest(self, mark: str) -> list[Commit]:
+        """The frozen commits behind a digest (files only, no counts), by unit id; ConfigError if there is none."""
+        if len(mark) != 64 or set(mark) - set("0123456789abcdef"):
+            near = self.find_manifest(mark)
+            raise ConfigError(f"{mark!r} is not a manifest digest{near}; `kosmos freeze STAGE` prints one")
+        return list(_manifest(self.store.url, mark))
+
+    def find_manifest(self, start: str) -> str:
+        """' (did you mean <digest>?)' for manifests that start so, else ''."""
+        hits = [h.path[10:74] for h in self.store.list("manifests/") if start and h.path[10:].startswith(start)]
+        return f" (did you mean {hits[0]}?)" if hits else ""
+
+    # generations ----------------------------------------------------------------------------------------------
+    def generation(self, key: str, number: int) -> Generation | None:
+        """Generation `number` of a barrier stage, None if it was not claimed."""
+        path = f"{key}/generations/{number}.json"
+        return Generation.from_json(self.store.get(path), path) if self.store.exists(path) else None
+
+    def generations(self, key: str) -> list[int]:
+        """Numbers of the claimed generations, ascending."""
+        return sorted(int(_unit(head.path)) for head in self.store.list(f"{key}/generations/"))
+
+    def claim(self, generation: Generation) -> Generation:
+        """Put the generation if its number is free; the one that stands there, ours or the winner's."""
+        path = f"{generation.stage}/generations/{generation.number}.json"
+        if self.store.put_new(path, canonical(generation).encode()):
+            return generation
+        return Generation.from_json(self.store.get(path), path)
+
+    def settled(self, key: str) -> dict[int, dict[str, Any]]:
+        """Generations that are published or abandoned: number -> {"state": ..., "manifest": ...}."""
+        found = {}
+        for head in self.store.list(f"{key}/published/"):
+            try:
+                found[int(_unit(head.path))] = json.loads(self.store.get(head.path))
+            except ValueError:
+                raise StoreError(f"{head.path} is not readable; run `kosmos verify`") from None
+        return found
+
+    def settle(self, key: str, number: int, state: str, manifest: str = "") -> str:
+        """Publish or abandon a generation; the state that holds (another driver may have settled it before)."""
+        path = f"{key}/published/{number}.json"
+        body: Mapping[str, Any] = {"state": state, "manifest": manifest}
+        if self.store.put_new(path, canonical(body).encode()):
+            return state
+        return str(json.loads(self.store.get(path))["state"])
+
+
+def _unit(path: str) -> str:
+    # unit ids hold no dots
+    return path.rsplit("/", 1)[-1].split(".", 1)[0]
+
+
+@lru_cache(maxsize=32)
+def _manifest(url: str, mark: str) -> tuple[Commit, ...]:
+    # immutable, and read by every unit of a generation that the same worker computes
+    try:
+        table = pq.read_table(pa.BufferReader(Store(url).get(f"manifests/{mark}.parquet")))
+    except Missing:
+        raise ConfigError(f"no manifest {mark} in {url}; `kosmos freeze STAGE` prints one") from None
+    except pa.ArrowInvalid as error:
+        raise StoreError(f"manifest {mark} is damaged: {error}") from None
+    outputs: dict[tuple[str, str], dict[str, list[File]]] = {}
+    for row in table.to_pylist():
+        flat = row["batches"]
+        batches = tuple(Batch(*flat[i : i + 5]) for i in range(0, len(flat), 5))
+        file = File(row["path"], row["rows"], row["bytes"], row["sha256"], batches)
+        outputs.setdefault((row["stage"], row["unit"]), {}).setdefault(row["output"], []).append(file)
+    return tuple(
+        Commit(stage=stage, unit=unit, attempt="", outputs={name: tuple(files) for name, files in files_by.items()})
+        for (stage, unit), files_by in sorted(outputs.items())
+    )

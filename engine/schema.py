@@ -1,0 +1,190 @@
+"""Every Arrow schema that crosses a border between stages, with a line for each field: the contract.
+
+`large_*` types throughout: a column of text passes the 2 GiB of 32-bit offsets sooner than one thinks. No column is
+nullable; absent text is "", an absent number 0 or -1 as said, so that equal rows are equal bytes.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+VERSION = 1
+
+
+def field(name: str, kind: pa.DataType, doc: str) -> pa.Field:
+    """A field that is never null, with its documentation."""
+    return pa.field(name, kind, nullable=False, metadata={"doc": doc})
+
+
+def schema(*fields: pa.Field) -> pa.Schema:
+    """A schema marked with the version of this file."""
+    return pa.schema(fields, metadata={"kosmos.schema": str(VERSION)})
+
+
+def struct(*fields: tuple[str, pa.DataType]) -> pa.StructType:
+    """A struct of fields that are never null."""
+    return pa.struct([pa.field(name, kind, nullable=False) for name, kind in fields])
+
+
+def large_list(kind: pa.DataType) -> pa.LargeListType:
+    """A large list whose items are never null."""
+    return pa.large_list(pa.field("item", kind, nullable=False))
+
+
+TEXT = pa.large_string()
+ID16 = pa.binary(16)
+
+# snapshot ---------------------------------------------------------------------------------------------------------
+WARCS = schema(
+    field("unit", TEXT, "id of the extract unit: hex sha256 of the identity, first 24 digits"),
+    field("identity", TEXT, "what doc_id hashes: the crawl-relative path, or 'uri|size|sha256' outside Common Crawl"),
+    field("uri", TEXT, "where to read it: file:// or https:// or s3:// address"),
+    field("crawl", TEXT, "crawl name, for provenance"),
+    field("bytes", pa.uint64(), "size of the file; 0 if unknown"),
+)
+
+# extract ----------------------------------------------------------------------------------------------------------
+# `row` is the ordinal of a kept page in its WARC, in record order, dense from 0 over documents and texts together.
+WARC_REF = struct(("file", TEXT), ("offset", pa.uint64()), ("length", pa.uint64()), ("record_id", TEXT))
+LANG = struct(("code", TEXT), ("score", pa.float32()))
+RIGHTS = struct(("robots", TEXT), ("meta", TEXT), ("tdm", TEXT))
+ITEM = struct(("kind", TEXT), ("text", TEXT), ("block", TEXT), ("level", pa.int8()), ("image", pa.int16()))
+IMAGE = struct(
+    ("url", TEXT), ("alt", TEXT), ("caption", TEXT), ("title", TEXT), ("width", pa.int32()), ("height", pa.int32())
+)
+PAGE = (
+    field("row", pa.uint32(), "ordinal of the page in its WARC"),
+    field("doc_id", ID16, "first 16 bytes of sha256(identity of the WARC, '\\n', decimal record offset)"),
+    field("url", TEXT, "target address as captured"),
+    field("host", TEXT, "lower-case host"),
+    field("crawl", TEXT, "crawl name"),
+    field("fetched_at", pa.timestamp("s", tz="UTC"), "WARC-Date"),
+    field("warc", WARC_REF, "file, offset and length of the record (compressed bytes), WARC-Record-ID"),
+    field("lang", LANG, "language code (ISO 639) and its score"),
+    field("rights", RIGHTS, "X-Robots-Tag directives, robots meta directives, TDM reservation; '' where absent"),
+    field("title", TEXT, "<title>, spaces folded"),
+)
+DOCUMENTS = schema(
+    *PAGE,
+    field(
+        "items",
+        large_list(ITEM),
+        "reading order: kind 'text' (text, block p|h1..h6|li|quote|pre|table|figcaption|dt|dd|other, level = heading "
+        "level or list depth, image -1) or 'image' (text '', block '', level 0, image = index into images)",
+    ),
+    field("images", large_list(IMAGE), "image references; url absolute; width, height declared in the page or 0"),
+)
+TEXTS = schema(*PAGE, field("items", large_list(ITEM), "reading order, kind 'text' only; as in documents"))
+CAPTIONS = schema(
+    field("row", pa.uint32(), "the page"),
+    field("image", pa.int16(), "index into the document's images"),
+    field("doc_id", ID16, "the page"),
+    field("url", TEXT, "image address"),
+    field("alt", TEXT, "alt text, spaces folded"),
+    field("caption", TEXT, "figcaption, spaces folded"),
+    field("before", TEXT, "text block before the image"),
+    field("after", TEXT, "text block after the image"),
+)
+REFERENCES = schema(
+    field("row", pa.uint32(), "the page"),
+    field("image", pa.int16(), "index into the document's images"),
+    field("url_id", pa.binary(32), "sha256 of the canonical address"),
+    field("url", TEXT, "canonical address"),
+    field("width", pa.int32(), "declared width or 0"),
+    field("height", pa.int32(), "declared height or 0"),
+)
+# One value a rule, also where it passes, so that thresholds move without parsing again.
+SCORES = schema(
+    field("row", pa.uint32(), "the page"),
+    field("doc_id", ID16, "the page"),
+    field("offset", pa.uint64(), "record offset in the WARC"),
+    field("url_hash", pa.uint64(), "first 8 bytes (little-endian) of sha256 of the canonical page address"),
+    field("num_images", pa.int16(), "image references; 0 = the page is in texts, else in documents"),
+    field("interspersed", pa.bool_(), "text stands on both or either side of an image"),
+    field("lang_score", pa.float32(), "score of the wanted language"),
+    field("words", pa.uint32(), "words"),
+    field("mean_word_length", pa.float32(), "characters a word"),
+    field("character_repetition", pa.float32(), "share of characters in repeated 10-grams"),
+    field("word_repetition", pa.float32(), "share of repeated word 5-grams"),
+    field("special_characters", pa.float32(), "share of characters that are no letter, digit or space"),
+    field("stopwords", pa.float32(), "share of words that are stopwords"),
+    field("gopher_stopwords", pa.uint8(), "how many of the, be, to, of, and, that, have, with"),
+    field("flagged_words", pa.float32(), "share of words that are flagged"),
+    field("punctuation", pa.float32(), "share of words that end in punctuation"),
+    field("spam_words", pa.float32(), "share of words that are spam words"),
+    field("symbols", pa.float32(), "hashes and ellipses a word"),
+    field("bullets", pa.float32(), "share of lines that start with a bullet"),
+    field("ellipsis", pa.float32(), "share of lines that end with an ellipsis"),
+    field("alphabetic_words", pa.float32(), "share of words with a letter"),
+    field("duplicate_lines", pa.float32(), "share of lines that are repeated"),
+    field("top_2gram", pa.float32(), "share of characters in the most frequent word 2-gram"),
+    field("top_3gram", pa.float32(), "likewise, 3-gram"),
+    field("top_4gram", pa.float32(), "likewise, 4-gram"),
+    field("duplicate_5gram", pa.float32(), "share of characters in repeated word 5-grams"),
+    field("duplicate_10gram", pa.float32(), "likewise, 10-grams"),
+    field("gibberish", pa.float32(), "share of tokens that are emoji, hashtags or addresses"),
+)
+# Every record of the WARC, sorted by url_hash: `why URL` is one small range read a unit.
+VERDICTS = schema(
+    field("url_hash", pa.uint64(), "as in scores; 0 where the record has no address"),
+    field("offset", pa.uint64(), "record offset in the WARC"),
+    field("reason", pa.uint16(), "pipelines.reasons.Reason; 0 = went on"),
+    field("value", pa.float32(), "the value that failed; 0 where there is none"),
+)
+
+# judge ------------------------------------------------------------------------------------------------------------
+JUDGEMENTS = schema(
+    field("row", pa.uint32(), "the page; every row of scores, in order"),
+    field("reason", pa.uint16(), "0 = kept"),
+    field("value", pa.float32(), "the score that failed"),
+)
+
+# sign -------------------------------------------------------------------------------------------------------------
+BANDS = 18
+SLOTS = 126
+SIGNATURES = schema(
+    field("row", pa.uint32(), "a page that judge kept"),
+    field("doc_id", ID16, "the page: breaks ties of priority"),
+    field("url_key", ID16, "sha256 of the canonical page address, first 16 bytes"),
+    field("text_key", ID16, "xxh3-128 of the normalised text; zeros if there is none"),
+    field("words", pa.uint32(), "words of the normalised text"),
+    field("quality", pa.uint16(), "quantised quality, higher is better"),
+    field(
+        "bands",
+        pa.list_(pa.field("item", pa.uint64(), nullable=False), BANDS),
+        "band keys, the band folded in; all 0 if there is no text",
+    ),
+)
+SLOTS_8 = schema(
+    field("row", pa.uint32(), "the page"),
+    field("slots", pa.binary(SLOTS), "8-bit slots of the sketch, for verification"),
+)
+
+# dedupe -----------------------------------------------------------------------------------------------------------
+# doc = generation 16 bits | ordinal of the extract unit in that generation's manifest 24 | row 24.
+KEYED = (
+    field("key", pa.uint64(), "band key, or first 8 bytes of a 16-byte key; its top bits are the partition"),
+    field("check", pa.uint64(), "last 8 bytes of a 16-byte key; 0 for bands"),
+    field("doc", pa.uint64(), "the page"),
+    field("kind", pa.uint8(), "0 address, 1 exact text, 2 band"),
+)
+SPREAD_KEYS = schema(field("part", pa.uint16(), "partition"), *KEYED)
+PRIORITIES = schema(
+    field("doc", pa.uint64(), "every page of the block"),
+    field("quality", pa.uint16(), "as in signatures"),
+    field("words", pa.uint32(), "as in signatures"),
+    field("doc_id", ID16, "breaks ties"),
+)
+EDGES = schema(
+    field("a", pa.uint64(), "smaller doc"),
+    field("b", pa.uint64(), "larger doc"),
+    field("kind", pa.uint8(), "smallest kind of the keys that they share"),
+)
+DEDUPE_VERDICTS = schema(
+    field("doc", pa.uint64(), "a page of this generation that shares a key with another; all others are kept"),
+    field("reason", pa.uint16(), "0 = kept"),
+    field("keeper", pa.uint64(), "the kept page that removes it; itself if kept"),
+    field("cluster", pa.uint64(), "smallest doc of the connected component"),
+    field("size", pa.uint32(), "pages in the component"),
+)
+INDEX_KEYS = schema(*KEYED)

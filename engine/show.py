@@ -1,0 +1,200 @@
+"""What the commands print: tables for people, one JSON object for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from engine.care import Check, Garbage
+    from engine.plan import Plan
+    from engine.run import StageReport
+    from engine.status import Status
+
+
+def _size(num: float) -> str:
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if num < 1000:
+            return f"{num:.0f} {unit}" if unit == "B" else f"{num:.1f} {unit}"
+        num /= 1000
+    return f"{num:.1f} PB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _json(value: Any) -> None:
+    print(json.dumps(dataclasses.asdict(value)))
+
+
+def _table(*columns: str, title: str = "") -> Table:
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    return table
+
+
+def plan(result: Plan, as_json: bool) -> None:
+    """Units left a stage, measured cost, the next generation."""
+    if as_json:
+        _json(result)
+        return
+    console = Console()
+    table = _table("stage", "units", "committed", "quarantined", "left", "CPU each", "in", "out each")
+    for stage in result.stages:
+        measured = _time(stage.cpu_s) if stage.cpu_s else "not measured"
+        table.add_row(
+            stage.stage,
+            f"{stage.planned:,}",
+            f"{stage.committed:,}",
+            f"{stage.quarantined:,}",
+            f"{stage.left:,}",
+            measured,
+            _size(stage.bytes_in) if stage.bytes_in else "",
+            _size(stage.bytes_out) if stage.bytes_out else "",
+        )
+    console.print(table)
+    if result.open_generation:
+        console.print(f"Generation {result.open_generation} is open and is finished first.")
+    if result.fresh:
+        console.print(f"{result.fresh:,} units are in no generation yet: they enter the next one when all are settled.")
+    if result.cpu_s:
+        console.print(
+            f"About {_time(result.cpu_s / result.workers)} on {result.workers} cores for the measured stages "
+            f"({_time(result.cpu_s)} of CPU)."
+        )
+    if result.unmeasured:
+        console.print(f"Not measured yet: {', '.join(result.unmeasured)}; a run with --limit 2 measures them.")
+
+
+def reports(found: Sequence[StageReport], recipe: str, store: str, as_json: bool) -> None:
+    """What a run did, and what to type next."""
+    if as_json:
+        print(json.dumps({"event": "report", "stages": [dataclasses.asdict(report) for report in found]}), flush=True)
+        return
+    console = Console()
+    table = _table("stage", "generation", "units", "found", "committed", "shared", "failed", "rows", "seconds")
+    for report in found:
+        table.add_row(
+            report.stage,
+            str(report.generation or ""),
+            f"{report.planned:,}",
+            f"{report.found:,}",
+            f"{report.committed:,}",
+            f"{report.shared:,}",
+            f"{len(report.failed):,}",
+            f"{report.rows:,}",
+            f"{report.seconds:.1f}",
+        )
+    console.print(table)
+    failed = [report for report in found if report.failed]
+    for report in failed:
+        console.print(
+            f"{report.stage}: {len(report.failed)} units are quarantined; "
+            f"`kosmos why {report.failed[0]} --store {store}` says why, "
+            f"`kosmos run {recipe} ... --retry-failed` tries again",
+            highlight=False,
+        )
+    if not failed:
+        console.print(f"Next: kosmos status {recipe} --store {store}", highlight=False, markup=False)
+
+
+def status(found: Status, as_json: bool) -> None:
+    """Stages, generations and the funnel."""
+    if as_json:
+        _json(found)
+        return
+    console = Console()
+    if not found.stages:
+        console.print(f"{found.url} is empty; `kosmos run {found.recipe} --input ...` fills it", highlight=False)
+        return
+    table = _table("stage", "units", "rows", "bytes", "CPU", "peak memory", "failed", "quarantined", "key")
+    for stage in found.stages:
+        table.add_row(
+            stage.stage,
+            f"{stage.units:,}",
+            " ".join(f"{name} {num:,}" for name, num in stage.rows.items()),
+            _size(stage.num_bytes),
+            _time(stage.cpu_s),
+            _size(stage.peak_bytes),
+            f"{len(stage.failures):,}",
+            f"{len(stage.quarantined):,}",
+            stage.key,
+        )
+    console.print(table)
+    if found.generations:
+        table = _table("generation", "state", "units", "published by", title="\nGenerations")
+        for generation in found.generations:
+            table.add_row(
+                str(generation.number), generation.state, f"{generation.units:,}", ", ".join(generation.published)
+            )
+        console.print(table)
+    funnel(found, console)
+    for stage in found.stages:
+        for unit, error in list(stage.failures.items())[:5]:
+            console.print(Text(f"{stage.stage} {unit}: {error}"))
+    if found.others:
+        console.print(Text(f"Other configs in this store: {', '.join(found.others)}"))
+
+
+def funnel(found: Status, console: Console) -> None:
+    """Every record under its reason, stage by stage."""
+    table = _table("stage", "reason", "number", "share", title="\nFunnel")
+    for stage in found.stages:
+        verdicts = {r: n for r, n in stage.counts.items() if not r.startswith(("block_", "large_"))}
+        total = sum(verdicts.values())
+        if stage.stage not in ("extract", "judge", "decide") or not total:
+            continue
+        table.add_row(Text(stage.stage, style="bold"), "all", f"{total:,}", "")
+        for reason, num in verdicts.items():
+            style = "green" if reason == "kept" else ""
+            table.add_row("", Text(reason, style=style), f"{num:,}", f"{num / total:.1%}")
+    console.print(table)
+
+
+def findings(found: Sequence[Any], as_json: bool) -> None:
+    """The life of a record."""
+    if as_json:
+        for finding in found:
+            _json(finding)
+        return
+    console = Console()
+    where = ""
+    for finding in found:
+        if finding.where != where:
+            where = finding.where
+            console.print(Text(where, style="bold"))
+        console.print(Text(f"  {finding.stage:<8} {finding.outcome}{': ' if finding.detail else ''}{finding.detail}"))
+
+
+def check(found: Check, as_json: bool) -> None:
+    """What `verify` found."""
+    if as_json:
+        _json(found)
+        return
+    console = Console()
+    console.print(
+        f"{found.commits:,} commits, {found.files:,} files, {_size(found.num_bytes)} read; "
+        f"{found.recomputed} units computed again"
+    )
+    for fault in found.faults:
+        console.print(Text(fault, style="red"))
+    console.print("all sound" if not found.faults else f"{len(found.faults)} faults")
+
+
+def garbage(found: Garbage, dry_run: bool, as_json: bool) -> None:
+    """What `gc` found."""
+    if as_json:
+        _json(found)
+        return
+    verb = "would be removed" if dry_run else "removed"
+    print(f"{found.files} files, {_size(found.num_bytes)} {verb}; {found.kept_young} are too young to judge")

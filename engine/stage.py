@@ -1,0 +1,227 @@
+"""Units, stages and steps: the nouns of the protocol, and the key that names a stage's outputs.
+
+A stage is a pure function of (unit, config). Its key hashes all that decides its bytes: name, version, config, output
+schemas and the keys of the stages it reads. Data never enters a key: a new crawl adds units under the same key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+
+from engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from engine.ledger import Commit, Generation
+
+UNIT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,95}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unit:
+    """The smallest thing that succeeds or fails as one: a WARC file, a partition of keys, an output shard.
+
+    id: what its objects are named by; derived from content, never from a clock. inputs: what `process` needs beyond
+    the commits that it reads (addresses, part numbers), as strings. generation: the number of the generation that it
+    belongs to, 0 for a map stage. lane: `run` never has two units of one lane in flight; empty means no lane. size:
+    expected bytes of input, for plans only.
+    """
+
+    id: str
+    inputs: tuple[str, ...] = ()
+    generation: int = 0
+    lane: str = ""
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        if not UNIT_ID.fullmatch(self.id):
+            raise ConfigError(f"unit id {self.id!r} is not 1-96 of a-z, 0-9 and '-'")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """A named output of a stage and how its rows are laid out in Arrow IPC files.
+
+    sort_by: columns that the attempt sorts by before writing; empty means that `process` yields rows in final order.
+    partition_by: a uint16/uint32 column; rows are sorted by it (then by sort_by), it is left out of the file, and every
+    partition is one record batch whose byte range stands in the commit. batch_rows: rows a record batch. compression:
+    "zstd", or None for what is compressed already or read by byte range. file_rows / file_bytes: a new file starts
+    once a file has reached either.
+    """
+
+    name: str
+    schema: pa.Schema
+    sort_by: tuple[str, ...] = ()
+    partition_by: str = ""
+    batch_rows: int = 4096
+    compression: str | None = "zstd"
+    file_rows: int = 1 << 24
+    file_bytes: int = 1 << 30
+
+    def description(self) -> dict[str, Any]:
+        """All that decides the bytes of its files."""
+        return {
+            "name": self.name,
+            "schema": [f"{f.name}: {f.type}{'' if f.nullable else ' not null'}" for f in self.schema],
+            "sort_by": self.sort_by,
+            "partition_by": self.partition_by,
+            "batch_rows": self.batch_rows,
+            "compression": self.compression,
+            "file": [self.file_rows, self.file_bytes],
+        }
+
+
+class Work(Protocol):
+    """What an attempt lends to `process`: upstream rows, a place on disk, counters. See `engine.attempt`."""
+
+    unit: Unit
+    scratch: Path  # private to this attempt, removed when it ends
+
+    def count(self, reason: str, num: int = 1) -> None:
+        """Add to the unit's exact count of a reason; counts stand in the commit."""
+
+    def enter(self, offset: int) -> bool:
+        """Note the record about to be worked on; False if it crashed the worker twice and must be skipped."""
+
+    def local(self, uri: str) -> Path:
+        """A local path with the bytes behind an input address (fetched into scratch when it is not local)."""
+
+    def read(self, stage: str, output: str, columns: tuple[str, ...] = ()) -> pa.Table:
+        """All rows that the unit of the same id wrote in an upstream map stage, in file order."""
+
+    @property
+    def generation(self) -> Generation:
+        """The generation that this barrier unit belongs to."""
+
+    def commits(self, stage: str, generation: int = 0) -> list[Commit]:
+        """Frozen commits of an upstream stage, sorted by unit id: this generation's, or those of an earlier one."""
+
+    def table(self, commit: Commit, output: str, columns: tuple[str, ...] = ()) -> pa.Table:
+        """All rows of one output of a commit, in file order."""
+
+    def partition(self, stage: str, output: str, part: int, generation: int = 0) -> pa.Table:
+        """Partition `part` of an output over all frozen commits of a stage, in order of unit ids.
+
+        Where the output is not partitioned by a column, its units are the partitions: the rows of unit `part`.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How an attempt ended, in about 200 bytes: all that travels back to the driver.
+
+    state: committed | lost (another attempt was first) | skipped (there was a commit) | failed | store (ours failed).
+    """
+
+    unit: str
+    state: str
+    rows: int = 0
+    num_bytes: int = 0
+    seconds: float = 0.0
+    error: str = ""
+
+
+Process = Callable[[Unit, Any, Work], Iterator[tuple[str, pa.Table]]]
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces, of dataclasses, mappings, sequences and scalars: the text that is hashed.
+
+    Raises ConfigError for what has no canonical form (NaN, sets, objects).
+    """
+
+    def plain(item: Any) -> Any:
+        if dataclasses.is_dataclass(item) and not isinstance(item, type):
+            return {f.name: plain(getattr(item, f.name)) for f in dataclasses.fields(item)}
+        if isinstance(item, Mapping):
+            return {str(k): plain(v) for k, v in item.items()}
+        if isinstance(item, list | tuple):
+            return [plain(v) for v in item]
+        if item is None or isinstance(item, str | int | float | bool):
+            return item
+        raise ConfigError(f"{type(item).__name__} has no canonical form; use str, numbers, bool, tuples or dataclasses")
+
+    try:
+        return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    except ValueError as error:
+        raise ConfigError(f"a config value is not finite: {error}") from None
+
+
+def digest(*values: Any) -> str:
+    """Hex sha256 of the canonical JSON of the values."""
+    return hashlib.sha256(canonical(list(values)).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A pure function of (unit, config), by dotted name so that a worker process can find it.
+
+    process: "package.module:function" with the signature of `Process`. reads: upstream stages whose commits it reads;
+    their keys enter this key. carries: stages of which a barrier reads EARLIER generations, by name with their outputs
+    (they may depend on this stage, so their keys cannot enter its key). recorded: not a pure function (it asked the
+    network): `verify` checks sums only. exclusive: one driver at a time, by lease. Code that changes bytes raises
+    `version`.
+    """
+
+    name: str
+    process: str
+    config: Any
+    outputs: tuple[Output, ...]
+    version: int = 1
+    reads: tuple[Stage, ...] = ()
+    carries: tuple[tuple[str, tuple[Output, ...]], ...] = ()
+    barrier: bool = False
+    recorded: bool = False
+    exclusive: bool = False
+    num_cpus: float = 1.0
+    memory_bytes: int = 0
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"{self.name}-{digest(self.description())[:12]}")
+
+    def description(self) -> dict[str, Any]:
+        """All that decides this stage's bytes, as stage.json keeps it."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "config": self.config,
+            "outputs": [output.description() for output in self.outputs],
+            "reads": [stage.key for stage in self.reads],
+            "carries": [[name, [output.description() for output in outputs]] for name, outputs in self.carries],
+        }
+
+    def output(self, name: str) -> Output:
+        """The named output; ConfigError if the stage has none of that name."""
+        for output in self.outputs:
+            if output.name == name:
+                return output
+        raise ConfigError(f"stage {self.name} has no output {name!r}; it has {', '.join(o.name for o in self.outputs)}")
+
+    def upstream(self, name: str) -> Stage:
+        """The upstream stage of that name, over all levels; ConfigError if there is none."""
+        for stage in self.reads:
+            if stage.name == name:
+                return stage
+        for stage in self.reads:
+            try:
+                return stage.upstream(name)
+            except ConfigError:
+                continue
+        raise ConfigError(f"stage {self.name} reads no stage {name!r}")
+
+    def resolve(self) -> Process:
+        """The process function behind the dotted name."""
+        module, _, name = self.process.partition(":")
+        function: Process = getattr(importlib.import_module(module), name)
+        return function

@@ -1,0 +1,120 @@
+"""What a store holds of a recipe: units and rows a stage, generations, and the funnel: every record under a reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.chain import Chain
+from engine.ledger import Ledger
+from engine.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageStatus:
+    """A stage's commits. counts: exact numbers a reason. failures: newest error of uncommitted units."""
+
+    stage: str
+    key: str
+    units: int
+    rows: dict[str, int]
+    num_bytes: int
+    counts: dict[str, int]
+    cpu_s: float
+    peak_bytes: int
+    crashed: int
+    failures: dict[str, str]
+    quarantined: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationStatus:
+    """A generation of the chain: its units at the head, its state, the stages that have published it."""
+
+    number: int
+    state: str
+    units: int
+    published: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """All of it. others: stage keys in the store that this recipe's config does not use."""
+
+    url: str
+    recipe: str
+    stages: tuple[StageStatus, ...]
+    generations: tuple[GenerationStatus, ...]
+    others: tuple[str, ...]
+
+
+def status(recipe: Recipe, ledger: Ledger) -> Status:
+    """Read the ledger. ConfigError for a foreign store; an empty one has no stages."""
+    if not ledger.check(create=False):
+        return Status(url=ledger.store.url, recipe=recipe.name, stages=(), generations=(), others=())
+    mine = [step.stage for step in recipe.steps]
+    chain = Chain(recipe, ledger)
+    standing = set(chain.standing()) if recipe.chain else set()
+    stages = []
+    for stage in mine:
+        rows: dict[str, int] = {output.name: 0 for output in stage.outputs}
+        units = num_bytes = crashed = peak = 0
+        cpu_s = 0.0
+        counts: dict[str, int] = {}
+        for commit in ledger.commits(stage.key):
+            if commit.generation and commit.generation not in standing:
+                continue
+            units += 1
+            num_bytes += commit.num_bytes
+            cpu_s += commit.cpu_seconds
+            crashed += len(commit.crashed)
+            peak = max(peak, commit.peak_bytes)
+            for name in rows:
+                rows[name] += commit.rows(name)
+            for reason, num in commit.counts.items():
+                counts[reason] = counts.get(reason, 0) + num
+        done = ledger.committed(stage.key)
+        failing = [unit for unit in sorted(ledger.failures(stage.key)) if unit not in done]
+        stages.append(
+            StageStatus(
+                stage=stage.name,
+                key=stage.key,
+                units=units,
+                rows=rows,
+                num_bytes=num_bytes,
+                counts=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+                cpu_s=round(cpu_s, 3),
+                peak_bytes=peak,
+                crashed=crashed,
+                failures={unit: str(ledger.failure_bodies(stage.key, unit)[-1]["error"]) for unit in failing},
+                quarantined=tuple(sorted(ledger.quarantined(stage.key))),
+            )
+        )
+    keys = {stage.key for stage in mine}
+    others = [key for key in ledger.store.folders() if key not in keys and ledger.store.exists(f"{key}/stage.json")]
+    return Status(
+        url=ledger.store.url,
+        recipe=recipe.name,
+        stages=tuple(stages),
+        generations=_generations(recipe, ledger, chain) if recipe.chain else (),
+        others=tuple(key for key in others if not key.startswith("snapshot-")),
+    )
+
+
+def _generations(recipe: Recipe, ledger: Ledger, chain: Chain) -> tuple[GenerationStatus, ...]:
+    settled = {step.stage.name: ledger.settled(step.stage.key) for step in recipe.chain}
+    found = []
+    for number in ledger.generations(chain.head.key):
+        generation = ledger.generation(chain.head.key, number)
+        if generation is None:
+            continue
+        first = recipe.maps[0].stage.name
+        state = settled[chain.head.name].get(number, {}).get("state", "open")
+        found.append(
+            GenerationStatus(
+                number=number,
+                state=str(state),
+                units=len(ledger.manifest(generation.manifests[first][1])),
+                published=tuple(name for name, of in settled.items() if of.get(number, {}).get("state") == "published"),
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,249 @@
+"""Objects by path over file://, s3://, gs://, az:// and memory://, with the verb the protocol needs: create-only put.
+
+A put that the store answered twice (409, a retry after a lost answer) is settled here: `put_new` says False only when
+the object is really there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import from_url
+
+from engine.errors import ConfigError, Missing, StoreError
+
+SCHEMES = ("file", "s3", "gs", "az", "memory", "http", "https")
+# object_store backs off with jitter on 429, 5xx and connection errors by itself; these bound it.
+RETRY: Any = {
+    "max_retries": 8,
+    "retry_timeout": timedelta(seconds=120),
+    "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=15), "base": 2},
+}
+_GONE = (FileNotFoundError, NotADirectoryError)
+_FAULTS = (BaseError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Size in bytes, the store's own time of the last write, its entity tag ("" if it gives none)."""
+
+    path: str
+    size: int
+    modified: datetime
+    etag: str = ""
+
+
+def absolute(url: str) -> str:
+    """A store address in full: a bare path becomes file://; ConfigError for an unknown scheme."""
+    scheme = urlsplit(url).scheme
+    if not scheme:
+        return "file://" + str(Path(url).expanduser().absolute())
+    if scheme == "file":
+        path = urlsplit(url).path
+        if not path.startswith("/") or urlsplit(url).netloc:
+            raise ConfigError(f"{url} is not an absolute file address; write file:///path or just the path")
+        return "file://" + path
+    if scheme not in SCHEMES:
+        raise ConfigError(
+            f"{url}: scheme {scheme!r} is not one of {', '.join(SCHEMES[:-2])}; give --store s3://bucket/prefix"
+        )
+    return url.rstrip("/")
+
+
+@lru_cache(maxsize=16)
+def _connect(url: str) -> Any:
+    scheme = urlsplit(url).scheme
+    options: dict[str, Any] = {}
+    if scheme == "file":
+        try:
+            Path(urlsplit(url).path).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"{url} cannot be made: {error.strerror or error}; give a --store that you can write"
+            ) from None
+    elif scheme != "memory":
+        options["retry_config"] = RETRY
+        # moto, MinIO and other stores on loopback speak plain http; AWS_ENDPOINT_URL decides, as everywhere
+        if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://") or scheme == "http":
+            options["client_options"] = {"allow_http": True}
+    try:
+        return from_url(url, **options)
+    except _FAULTS as error:
+        raise StoreError(
+            f"{url} cannot be opened: {_first_line(error)}; check the address and your credentials"
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+class Store:
+    """One root address; paths are relative to it. Picklable: a worker opens its own connection."""
+
+    def __init__(self, url: str) -> None:
+        self.url = absolute(url)
+        self._store = _connect(self.url)
+        self._local = Path(urlsplit(self.url).path) if self.url.startswith("file://") else None
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return Store, (self.url,)
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r})"
+
+    def _fault(self, verb: str, path: str, error: BaseException) -> StoreError:
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+            return StoreError(f"{self.url} refused to {verb} {path}: {_first_line(error)}; check your credentials")
+        return StoreError(
+            f"cannot {verb} {path} in {self.url}: {_first_line(error)}; run the same command again to resume"
+        )
+
+    def put_new(self, path: str, body: bytes) -> bool:
+        """Create the object; False if it was there already. Raises StoreError after the store's retries.
+
+        S3 answers 409 while another create of the same name is under way, and a lost answer to our own put reads as
+        "exists": so an "exists" is believed only once the object can be seen.
+        """
+        for pause_s in (0.05, 0.2, 0.8, 2.0, 5.0, 0.0):
+            try:
+                obstore.put(self._store, path, body, mode="create", use_multipart=False)
+                return True
+            except (AlreadyExistsError, PreconditionError):
+                if self.exists(path):
+                    return False
+                time.sleep(pause_s)
+            except _FAULTS as error:
+                raise self._fault("create", path, error) from None
+        raise StoreError(f"{self.url} says that {path} exists and cannot show it; run the same command again to resume")
+
+    def put(self, path: str, body: bytes) -> None:
+        """Write the object, over an old one if there is one. Only leases and heartbeats are written so."""
+        try:
+            obstore.put(self._store, path, body)
+        except _FAULTS as error:
+            raise self._fault("write", path, error) from None
+
+    def put_file(self, path: str, source: Path) -> None:
+        """Upload a local file under a name that is this attempt's alone; on file:// it is on disk when this returns."""
+        try:
+            obstore.put(self._store, path, source)
+            if self._local is not None:
+                # a commit must never outlive its data: a power cut between the two would leave a lie
+                with open(self._local / path, "rb") as written:
+                    os.fsync(written.fileno())
+        except _FAULTS as error:
+            raise self._fault("write", path, error) from None
+
+    def get(self, path: str) -> bytes:
+        """The whole object; Missing if there is none."""
+        try:
+            return bytes(obstore.get(self._store, path).bytes())
+        except _GONE:
+            raise Missing(f"{path} is not in {self.url}; run `kosmos verify` to see what else is gone") from None
+        except _FAULTS as error:
+            raise self._fault("read", path, error) from None
+
+    def get_range(self, path: str, start: int, length: int) -> bytes:
+        """`length` bytes from `start`, fewer at the end of the object; Missing if there is none."""
+        if length <= 0:
+            return b""
+        try:
+            return bytes(obstore.get_range(self._store, path, start=start, length=length))
+        except _GONE:
+            raise Missing(f"{path} is not in {self.url}; run `kosmos verify` to see what else is gone") from None
+        except _FAULTS as error:
+            raise self._fault("read", path, error) from None
+
+    def get_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Several (start, length) ranges of one object, neighbours merged into one request by the client."""
+        if not ranges:
+            return []
+        try:
+            starts, lengths = [r[0] for r in ranges], [r[1] for r in ranges]
+            return [bytes(part) for part in obstore.get_ranges(self._store, path, starts=starts, lengths=lengths)]
+        except _GONE:
+            raise Missing(f"{path} is not in {self.url}; run `kosmos verify` to see what else is gone") from None
+        except _FAULTS as error:
+            raise self._fault("read", path, error) from None
+
+    def download(self, path: str, target: Path) -> int:
+        """Stream the object into a local file; its size in bytes. Missing if there is none."""
+        try:
+            with open(target, "wb") as sink:
+                for chunk in obstore.get(self._store, path).stream(min_chunk_size=1 << 20):
+                    sink.write(chunk)
+                return sink.tell()
+        except _GONE:
+            raise Missing(f"{path} is not in {self.url}") from None
+        except _FAULTS as error:
+            raise self._fault("read", path, error) from None
+
+    def head(self, path: str) -> Head | None:
+        """Size and time of the object, None if there is none."""
+        try:
+            meta = obstore.head(self._store, path)
+        except _GONE:
+            return None
+        except _FAULTS as error:
+            raise self._fault("look at", path, error) from None
+        return Head(path, meta["size"], meta["last_modified"], meta["e_tag"] or "")
+
+    def exists(self, path: str) -> bool:
+        """Whether the object can be seen."""
+        return self.head(path) is not None
+
+    def list(self, prefix: str) -> Iterator[Head]:
+        """Objects below a prefix that ends at a '/', in no order."""
+        try:
+            for page in obstore.list(self._store, prefix, chunk_size=1000):
+                for meta in page:
+                    yield Head(meta["path"], meta["size"], meta["last_modified"])
+        except _GONE:
+            return
+        except _FAULTS as error:
+            raise self._fault("list", prefix, error) from None
+
+    def folders(self, prefix: str = "") -> Sequence[str]:
+        """Names directly below a prefix, sorted."""
+        try:
+            result = obstore.list_with_delimiter(self._store, prefix or None)
+        except _GONE:
+            return []
+        except _FAULTS as error:
+            raise self._fault("list", prefix, error) from None
+        return sorted(str(p).rstrip("/").rsplit("/", 1)[-1] for p in result["common_prefixes"])
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Remove objects; those that are gone already do not matter. Only `gc` calls this."""
+        try:
+            with contextlib.suppress(*_GONE):
+                obstore.delete(self._store, list(paths))
+        except _FAULTS as error:
+            raise self._fault("delete", paths[0], error) from None
+
+    def now(self) -> datetime:
+        """The store's own clock: the time it gives to an object written now. Lease expiry never asks ours."""
+        path = f"clock/{os.uname().nodename}-{os.getpid()}"
+        self.put(path, b"")
+        head = self.head(path)
+        if head is None:
+            raise StoreError(f"{self.url} does not show an object just written; it cannot carry leases")
+        return head.modified

@@ -1,0 +1,67 @@
+"""Which containers of a page are not its content: by class and id tokens, ARIA roles and inline styles.
+
+Names match by token, never by substring: "date" does not hit "update", and "has-sidebar" says what a page has, not what
+the element is.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+NAMES = _words(
+    """nav navbar navigation navigate navbox navheader navfooter navlinks menu submenu breadcrumb breadcrumbs sidebar
+    cookie cookies consent gdpr ccpa share sharing sharebar sharethis addthis addtoany social newsletter subscribe
+    subscription signup login signin related recommended recommendations trending advert adverts advertisement
+    advertising ads ad adsense sponsor sponsored promo popup modal comments disqus footer masthead topbar pagination
+    pager editsection tagcloud blogroll skiplink paywall sitemap"""
+)
+PAIRS = _words(
+    """site-header page-header site-footer sr-only screen-reader visually-hidden skip-link skip-nav read-next
+    you-might you-may more-stories more-from most-read most-popular sign-up mailing-list back-top related-posts
+    follow-us cookie-notice jump-nav"""
+)
+NOT = _words("no has with without hide after before")
+SKIPPED_ROLES = _words("navigation banner contentinfo search dialog alertdialog menu menubar toolbar")
+MAIN_ROLES = frozenset(("main", "article"))
+CAPTION = frozenset(("caption", "captions", "figcaption"))
+PIECES = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.I)
+MAX_NAME = 1000  # of a class or id that is looked at
+
+
+def tokens(name: str) -> list[str]:
+    """Tokens of a class or id, lower case: split at what is no letter or digit, and at the humps of camelCase."""
+    return [piece.lower() for piece in PIECES.findall(name)]
+
+
+@lru_cache(maxsize=1 << 16)
+def named(classes: str, identity: str) -> bool:
+    """Whether the names of an element say that it is boilerplate."""
+    for name in (*classes[:MAX_NAME].split(), identity[:MAX_NAME]):
+        before = ""
+        for token in tokens(name):
+            if (token in NAMES and before not in NOT) or f"{before}-{token}" in PAIRS:
+                return True
+            before = token
+    return False
+
+
+@lru_cache(maxsize=1 << 12)
+def caption(classes: str) -> bool:
+    """Whether the classes of an element say that it is a caption (".wp-caption-text", not ".wp-caption")."""
+    for name in classes[:MAX_NAME].split():
+        found = tokens(name)
+        if found and ((found[-1] in CAPTION and found[0] != "wp") or found[-2:] == ["caption", "text"]):
+            return True
+    return False
+
+
+def hidden(style: str) -> bool:
+    """Whether an inline style hides the element."""
+    return bool(style) and HIDDEN.search(style) is not None

@@ -1,0 +1,152 @@
+"""Bytes of a page to UTF-8: never mojibake, and a refusal where no charset gives readable text.
+
+Order: byte order mark, strict UTF-8 (settles 98.5 % of pages in 0.06 ms), HTTP header, meta, detector. A declaration is
+believed only if the bytes decode under it; ISO-8859-1 in a header is a server's default, so a meta that decodes
+strictly outranks it, as does a body that is UTF-8 but for a few bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from resiliparse.parse.encoding import detect_encoding
+
+MAX_BAD = 0.02  # share of characters that may be broken
+CLEAN = 0.001  # a declaration under which fewer are broken is believed
+CONTROLS = bytes(b for b in range(32) if b not in b"\t\n\r\f\x1b") + b"\x7f"
+META = re.compile(rb"""charset\s{0,9}=\s{0,9}["']?\s{0,9}([A-Za-z0-9_:.\-]{2,40})""", re.I)
+META_BYTES = 4096  # browsers look at 1,024; pages are often worse
+
+# Codec -> labels of the WHATWG Encoding Standard, as far as pages use them. Nothing outside this table is ever looked
+# up: Python knows codecs (base64, rot13, utf-7) that no page may choose.
+LABELS = {
+    # A meta that can be read as ASCII and says UTF-16 means UTF-8.
+    "utf-8": "utf-8 utf8 unicode-1-1-utf-8 x-unicode20utf8 utf-16 utf-16le utf-16be unicode",
+    "cp866": "ibm866 866 cp866 csibm866",
+    "iso8859-2": "iso-8859-2 iso8859-2 iso_8859-2 latin2 l2",
+    "iso8859-3": "iso-8859-3 iso8859-3 latin3",
+    "iso8859-4": "iso-8859-4 iso8859-4 latin4",
+    "iso8859-5": "iso-8859-5 iso8859-5 cyrillic",
+    "iso8859-6": "iso-8859-6 iso8859-6 arabic",
+    "iso8859-7": "iso-8859-7 iso8859-7 greek",
+    "iso8859-8": "iso-8859-8 iso-8859-8-i iso8859-8 hebrew logical visual",
+    "iso8859-10": "iso-8859-10 iso8859-10 latin6",
+    "iso8859-13": "iso-8859-13 iso8859-13",
+    "iso8859-14": "iso-8859-14 iso8859-14",
+    "iso8859-15": "iso-8859-15 iso8859-15 latin9 l9",
+    "iso8859-16": "iso-8859-16 iso8859-16",
+    "koi8-r": "koi8-r koi8 koi8_r koi",
+    "koi8-u": "koi8-u koi8-ru",
+    "mac_roman": "macintosh mac x-mac-roman",
+    "mac_cyrillic": "x-mac-cyrillic x-mac-ukrainian",
+    "cp874": "windows-874 tis-620 iso-8859-11 iso8859-11 dos-874",
+    "cp1250": "windows-1250 cp1250 x-cp1250",
+    "cp1251": "windows-1251 cp1251 x-cp1251 win-1251",
+    "cp1252": "windows-1252 cp1252 x-cp1252 iso-8859-1 iso8859-1 iso_8859-1 iso88591 latin1 latin-1 l1 us-ascii ascii "
+    "ansi_x3.4-1968 x-user-defined",
+    "cp1253": "windows-1253 cp1253 x-cp1253",
+    "cp1254": "windows-1254 cp1254 x-cp1254 iso-8859-9 iso8859-9 latin5 l5",
+    "cp1255": "windows-1255 cp1255 x-cp1255",
+    "cp1256": "windows-1256 cp1256 x-cp1256",
+    "cp1257": "windows-1257 cp1257 x-cp1257",
+    "cp1258": "windows-1258 cp1258 x-cp1258",
+    "gb18030": "gb18030 gbk x-gbk gb2312 gb_2312 gb_2312-80 chinese cp936 euc-cn",
+    "big5hkscs": "big5 big5-hkscs cn-big5 x-x-big5",
+    "euc_jp": "euc-jp x-euc-jp",
+    "iso2022_jp": "iso-2022-jp csiso2022jp",
+    "cp932": "shift_jis shift-jis sjis x-sjis ms_kanji windows-31j ms932",
+    "cp949": "euc-kr ks_c_5601-1987 ksc5601 ks_c_5601-1989 korean windows-949",
+}
+CODECS = {label: codec for codec, labels in LABELS.items() for label in labels.split()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoded:
+    """Text as UTF-8 bytes and the codec it came from; `bad` is the share of characters that were broken."""
+
+    text: bytes
+    codec: str
+    bad: float
+
+
+def to_utf8(body: bytes, content_type: str = "") -> Decoded:
+    """The text of a page; codec "" if no charset gives readable text. Broken characters are dropped."""
+    for mark, codec in ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
+        if body.startswith(mark):
+            return _judged(body[len(mark) :], codec)
+    if b"\0" in body[:1024]:
+        head = body[:1024]
+        even, odd = head[::2].count(0), head[1::2].count(0)
+        if odd > 8 * even and odd > len(head) // 8:
+            return _judged(body, "utf-16-le")
+        if even > 8 * odd and even > len(head) // 8:
+            return _judged(body, "utf-16-be")
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        cut = error.reason == "unexpected end of data" and error.start >= len(body) - 3
+        body = body[: error.start] if cut else body
+        strict = cut and error.start > 0  # a body cut inside a character is UTF-8 still
+    else:
+        strict = True
+    if strict:
+        if b"\x1b$" in body and _codec(_label(body)) in ("iso2022_jp", ""):
+            return _judged(body, "iso2022_jp")
+        return _measured(body, "utf-8", 0)
+    best: Decoded | None = None
+    for codec in _candidates(body, content_type):
+        found = _judged(body, codec)
+        if found.codec and found.bad <= CLEAN:
+            return found
+        if best is None or found.bad < best.bad:
+            best = found
+    return best or Decoded(text=b"", codec="", bad=1.0)
+
+
+def http_label(content_type: str) -> str:
+    """The charset parameter of a Content-Type, lower case, or ""."""
+    match = META.search(content_type.encode("ascii", "ignore"))
+    return match[1].decode("ascii").lower() if match else ""
+
+
+def _label(body: bytes) -> str:
+    match = META.search(body, 0, META_BYTES)
+    return match[1].decode("ascii").lower() if match else ""
+
+
+def _codec(label: str) -> str:
+    return CODECS.get(label, "")
+
+
+def _candidates(body: bytes, content_type: str) -> list[str]:
+    """Codecs to try in order, for bytes that are not UTF-8."""
+    header, meta = _codec(http_label(content_type)), _codec(_label(body))
+    text = body.decode("utf-8", "replace")
+    wrong = text.count("\ufffd")
+    right = len(re.findall(r"[^\x00-\x7f\ufffd]", text))
+    order = ["utf-8"] if right > 10 * wrong else []
+    if header == "cp1252" and meta not in ("", "cp1252", "utf-8"):
+        try:
+            body.decode(meta)
+            order.append(meta)
+        except UnicodeDecodeError:
+            pass
+    order += [codec for codec in (header, meta) if codec]
+    order.append(_codec(str(detect_encoding(body[: 1 << 16]) or "").lower()) or "cp1252")
+    return list(dict.fromkeys(order))
+
+
+def _judged(body: bytes, codec: str) -> Decoded:
+    text = body.decode(codec, "replace")
+    wrong = text.count("\ufffd")
+    if wrong:
+        text = text.replace("\ufffd", "")
+    return _measured(text.encode("utf-8", "replace"), codec, wrong)
+
+
+def _measured(text: bytes, codec: str, wrong: int) -> Decoded:
+    """Counts control characters as broken too and drops them; refuses when too many are."""
+    clean = text.translate(None, CONTROLS)
+    bad = (wrong + len(text) - len(clean)) / max(1, len(text) + wrong)
+    return Decoded(text=clean, codec=codec, bad=bad) if bad <= MAX_BAD else Decoded(text=b"", codec="", bad=bad)

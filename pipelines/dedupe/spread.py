@@ -1,0 +1,89 @@
+"""Signatures to keyed rows, sorted by partition: one row for each address, text and band key of a page.
+
+A page without an address key or without text has no row of that kind: all empty pages are not one page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from engine import schema
+from engine.spread import with_parts
+from engine.stage import Output, Unit, Work
+from pipelines.dedupe import BAND, BLOCK, TEXT, URL, Config, Docs, pack
+
+if TYPE_CHECKING:
+    from engine.ledger import Commit
+
+VERSION = 1  # of the code that decides the bytes
+COLUMNS = ("row", "doc_id", "url_key", "text_key", "words", "quality", "bands")
+
+OUTPUTS = (
+    Output(
+        name="keys",
+        schema=schema.SPREAD_KEYS,
+        partition_by="part",
+        sort_by=("key", "check", "doc", "kind"),
+    ),
+    Output(name="priorities", schema=schema.PRIORITIES, sort_by=("doc",), batch_rows=1 << 16),
+)
+
+
+def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[str, ...]]:
+    """(first ordinal, number of ordinals) of each block of this generation's signed units."""
+    num = len(commits("sign"))
+    return [(str(first), str(min(BLOCK, num - first))) for first in range(0, num, BLOCK)]
+
+
+def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
+    """Spread the rows of one block of signed units."""
+    first, num = (int(text) for text in unit.inputs)
+    for ordinal, commit in enumerate(work.commits("sign")[first : first + num], first):
+        signatures = work.table(commit, "signatures", COLUMNS).combine_chunks()
+        docs = pack(work.generation.number, ordinal, signatures["row"].to_numpy())
+        priorities: list[Any] = [docs, signatures["quality"], signatures["words"], signatures["doc_id"]]
+        yield "priorities", pa.table(priorities, schema=schema.PRIORITIES)
+        keys = with_parts(keyed(signatures, docs), "key", config.partitions)
+        yield "keys", keys.cast(schema.SPREAD_KEYS)
+
+
+def keyed(signatures: pa.Table, docs: Docs) -> pa.Table:
+    """All rows of INDEX_KEYS of the signatures, in no particular order."""
+    keys, checks, owners, kinds = [], [], [], []
+    for kind, name in ((URL, "url_key"), (TEXT, "text_key")):
+        halves = _halves(signatures[name])
+        present = halves.any(axis=1)
+        keys.append(halves[present, 0])
+        checks.append(halves[present, 1])
+        owners.append(docs[present])
+        kinds.append(np.full(len(keys[-1]), kind, np.uint8))
+    bands = _flat(signatures["bands"])
+    present = bands != 0
+    keys.append(bands[present])
+    checks.append(np.zeros(len(keys[-1]), np.uint64))
+    owners.append(np.repeat(docs, schema.BANDS)[present])
+    kinds.append(np.full(len(keys[-1]), BAND, np.uint8))
+    columns = [np.concatenate(pieces) for pieces in (keys, checks, owners, kinds)]
+    return pa.table(columns, schema=schema.INDEX_KEYS)
+
+
+def _halves(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+    """16-byte keys as two little-endian numbers each."""
+    array = _one(column)
+    first = array.offset * 16
+    body = np.frombuffer(array.buffers()[1], np.uint8)[first : first + 16 * len(array)]
+    return body.view("<u8").reshape(-1, 2).astype(np.uint64, copy=False)
+
+
+def _flat(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+    values: npt.NDArray[np.uint64] = _one(column).flatten().to_numpy()
+    return values
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays([*column.chunks, pa.array([], column.type)])

@@ -1,0 +1,177 @@
+"""`why`: what became of a page, a document or a unit, stage by stage, with the value that decided.
+
+A page is found by one small range read a WARC: verdicts are sorted by the hash of the address.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
+
+from engine import schema
+from engine.chain import Chain
+from engine.errors import ConfigError
+from engine.ledger import QUARANTINE, Commit, Ledger
+from engine.lookup import find
+from engine.recipe import Recipe
+from engine.work import read_rows
+from pipelines import judge
+from pipelines.dedupe import GENERATION_SHIFT, ORDINAL_SHIFT
+from pipelines.reasons import Reason
+from pipelines.urls import canonical, url_hash
+
+DOC_ID = re.compile(r"[0-9a-f]{32}")
+UNIT_ID = re.compile(r"[0-9a-f]{24}|[0-9a-f]{12}-[0-9]{6}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One step in the life of a record. outcome: 'kept', or the reason's word; detail: values, thresholds, twins."""
+
+    where: str
+    stage: str
+    outcome: str
+    detail: str = ""
+
+
+def why(recipe: Recipe, ledger: Ledger, query: str) -> list[Finding]:
+    """Findings on an address, a doc_id (32 hex digits) or a unit id, in order; ConfigError if nothing is known."""
+    if not ledger.check(create=False):
+        raise ConfigError(f"{ledger.store.url} is empty; run `kosmos run {recipe.name}` first")
+    address = canonical(query)
+    if address:
+        found = list(_page(recipe, ledger, address))
+    elif DOC_ID.fullmatch(query):
+        found = list(_document(recipe, ledger, bytes.fromhex(query)))
+    elif UNIT_ID.fullmatch(query):
+        found = list(_unit(recipe, ledger, query))
+    else:
+        raise ConfigError(f"{query!r} is no http(s) address, no doc_id (32 hex digits) and no unit id")
+    if not found:
+        raise ConfigError(
+            f"{query} is in no WARC that {recipe.name} has read here; `kosmos status` shows what was read"
+        )
+    return found
+
+
+def _page(recipe: Recipe, ledger: Ledger, address: str) -> Iterator[Finding]:
+    extract = recipe.stage("extract")
+    wanted = url_hash(address)
+
+    def look(commit: Commit) -> tuple[Commit, list[dict[str, int]]]:
+        return commit, find(ledger.store, schema.VERDICTS, commit.outputs["verdicts"], "url_hash", wanted)
+
+    with ThreadPoolExecutor(16) as pool:
+        for commit, rows in pool.map(look, ledger.commits(extract.key)):
+            # a capture is three records with one address: only the response has a story
+            stories = [row for row in rows if row["reason"] != Reason.NOT_RESPONSE]
+            for row in sorted(stories, key=lambda row: row["offset"]):
+                yield from _record(recipe, ledger, commit, row["offset"], Reason(row["reason"]), row["value"])
+
+
+def _record(
+    recipe: Recipe, ledger: Ledger, commit: Commit, offset: int, reason: Reason, value: float
+) -> Iterator[Finding]:
+    identity = commit.inputs[0] if commit.inputs else commit.unit
+    where = f"{identity.split('|')[0]} at {offset}"
+    if reason != Reason.KEPT:
+        yield Finding(where=where, stage="extract", outcome=reason.word, detail=f"value {value:g}" if value else "")
+        return
+    scores = read_rows(ledger.store, commit.outputs["scores"], ("row", "offset", "doc_id", "num_images", "words"))
+    mine = scores.filter(pc.equal(scores["offset"], offset)).to_pylist()
+    if not mine:
+        return
+    page = mine[0]
+    what = f"doc_id {page['doc_id'].hex()}, {page['num_images']} images, {page['words']} words"
+    yield Finding(where=where, stage="extract", outcome="kept", detail=what)
+    yield from _judged(recipe, ledger, commit, where, page["row"])
+
+
+def _judged(recipe: Recipe, ledger: Ledger, commit: Commit, where: str, row: int) -> Iterator[Finding]:
+    stage = recipe.stage("judge")
+    if not ledger.is_committed(stage.key, commit.unit):
+        yield Finding(where=where, stage="judge", outcome="not yet", detail=f"kosmos run {recipe.name} goes on")
+        return
+    rows = (
+        read_rows(ledger.store, ledger.commit(stage.key, commit.unit).outputs["judgements"]).slice(row, 1).to_pylist()
+    )
+    reason = Reason(rows[0]["reason"])
+    if reason != Reason.KEPT:
+        detail = f"value {rows[0]['value']:.4g}, {judge.describe(stage.config, reason)}"
+        yield Finding(where=where, stage="judge", outcome=reason.word, detail=detail)
+        return
+    yield Finding(where=where, stage="judge", outcome="kept")
+    yield from _deduped(recipe, ledger, commit, where, row)
+
+
+def _deduped(recipe: Recipe, ledger: Ledger, commit: Commit, where: str, row: int) -> Iterator[Finding]:
+    chain = Chain(recipe, ledger)
+    head, decide = chain.head, recipe.stage("decide")
+    for number in chain.standing():
+        generation = ledger.generation(head.key, number)
+        units = [] if generation is None else [c.unit for c in ledger.manifest(generation.manifests["sign"][1])]
+        if commit.unit not in units:
+            continue
+        doc = number << int(GENERATION_SHIFT) | units.index(commit.unit) << int(ORDINAL_SHIFT) | row
+        decided = ledger.generation(decide.key, number)
+        unit = decided.unit_id(0) if decided is not None else ""
+        if not unit or not ledger.is_committed(decide.key, unit):
+            break
+        verdicts = read_rows(ledger.store, ledger.commit(decide.key, unit).outputs["verdicts"])
+        mine = verdicts.filter(pc.equal(verdicts["doc"], doc)).to_pylist()
+        reason = Reason(mine[0]["reason"]) if mine else Reason.KEPT
+        if reason == Reason.KEPT:
+            twins = f", best of {mine[0]['size']} alike" if mine else ""
+            yield Finding(where=where, stage="dedupe", outcome="kept", detail=f"generation {number}{twins}")
+        else:
+            twin = _address(recipe, ledger, mine[0]["keeper"])
+            yield Finding(where=where, stage="dedupe", outcome=reason.word, detail=f"generation {number}, kept: {twin}")
+        return
+    yield Finding(where=where, stage="dedupe", outcome="not yet", detail=f"kosmos run {recipe.name} goes on")
+
+
+def _address(recipe: Recipe, ledger: Ledger, doc: int) -> str:
+    number, ordinal, row = doc >> 48, doc >> 24 & 0xFFFFFF, doc & 0xFFFFFF
+    generation = ledger.generation(Chain(recipe, ledger).head.key, number)
+    if generation is None:
+        return f"document {doc:#x}"
+    commit = ledger.manifest(generation.manifests["extract"][1])[ordinal]
+    for output in ("documents", "texts"):
+        pages = read_rows(ledger.store, commit.outputs[output], ("row", "url", "crawl"))
+        for page in pages.filter(pc.equal(pages["row"], row)).to_pylist():
+            return f"{page['url']} ({page['crawl'] or 'local file'}, generation {number})"
+    return f"document {doc:#x}"
+
+
+def _document(recipe: Recipe, ledger: Ledger, doc_id: bytes) -> Iterator[Finding]:
+    for commit in ledger.commits(recipe.stage("extract").key):
+        scores = read_rows(ledger.store, commit.outputs["scores"], ("doc_id", "offset"))
+        for page in scores.filter(pc.equal(scores["doc_id"], doc_id)).to_pylist():
+            yield from _record(recipe, ledger, commit, page["offset"], Reason.KEPT, 0.0)
+
+
+def _unit(recipe: Recipe, ledger: Ledger, unit: str) -> Iterator[Finding]:
+    for step in recipe.steps:
+        key = step.stage.key
+        if ledger.is_committed(key, unit):
+            commit = ledger.commit(key, unit)
+            counts = ", ".join(f"{reason} {num}" for reason, num in commit.counts.items())
+            crashed = f"; skipped as crashed at {', '.join(map(str, commit.crashed))}" if commit.crashed else ""
+            detail = f"{commit.seconds:.1f} s on {commit.host}, {commit.num_bytes:,} bytes; {counts}{crashed}"
+            yield Finding(
+                where=commit.inputs[0] if commit.inputs else unit,
+                stage=step.stage.name,
+                outcome="committed",
+                detail=detail,
+            )
+            continue
+        bodies = ledger.failure_bodies(key, unit)
+        if bodies:
+            state = "quarantined" if len(bodies) >= QUARANTINE else "failed"
+            trace = str(bodies[-1].get("trace", "")).strip()
+            detail = f"{len(bodies)} times, last: {bodies[-1]['error']}\n{trace}".strip()
+            yield Finding(where=unit, stage=step.stage.name, outcome=state, detail=detail)

@@ -1,0 +1,10 @@
+"""A small web of our own writing, as two crawls in Common Crawl's shape, with the truth about every record.
+
+`write(directory)` makes eight WARC files of some five hundred captures, the same bytes for the same seed, in seconds.
+It is what `kosmos demo` runs on and what the end-to-end tests measure against.
+"""
+
+from pipelines.smallweb.truth import Fate, Record, Truth, expected_dedupe, load
+from pipelines.smallweb.warcs import CRAWLS, write
+
+__all__ = ["CRAWLS", "Fate", "Record", "Truth", "expected_dedupe", "load", "write"]

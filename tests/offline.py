@@ -1,0 +1,64 @@
+"""A `Work` without a store or Ray, for testing one `process` on tables held in memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from engine.stage import Output, Unit
+
+
+@dataclass
+class OfflineWork:
+    """Upstream rows come from `tables[stage, output]` (a map stage) or `parts[stage, output, generation]` (a list of
+    tables, one a partition); `poisoned` holds the offsets that `enter` refuses."""
+
+    unit: Unit
+    scratch: Path
+    tables: dict[tuple[str, str], pa.Table] = field(default_factory=dict)
+    parts: dict[tuple[str, str, int], list[pa.Table]] = field(default_factory=dict)
+    frozen: dict[tuple[str, int], list[Any]] = field(default_factory=dict)
+    generation: Any = None
+    poisoned: frozenset[int] = frozenset()
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def count(self, reason: str, num: int = 1) -> None:
+        self.counts[reason] += num
+
+    def enter(self, offset: int) -> bool:
+        return offset not in self.poisoned
+
+    def local(self, uri: str) -> Path:
+        return Path(uri.removeprefix("file://"))
+
+    def read(self, stage: str, output: str, columns: tuple[str, ...] = ()) -> pa.Table:
+        table = self.tables[stage, output]
+        return table.select(list(columns)) if columns else table
+
+    def commits(self, stage: str, generation: int = 0) -> list[Any]:
+        return self.frozen[stage, generation]
+
+    def table(self, commit: Any, output: str, columns: tuple[str, ...] = ()) -> pa.Table:
+        table = commit[output]
+        return table.select(list(columns)) if columns else table
+
+    def partition(self, stage: str, output: str, part: int, generation: int = 0) -> pa.Table:
+        return self.parts[stage, output, generation][part]
+
+
+def collect(process: Any, config: Any, work: OfflineWork, outputs: tuple[Output, ...]) -> dict[str, pa.Table]:
+    """Run `process` and lay its rows out as an attempt would: cast, concatenated, sorted."""
+    yielded: dict[str, list[pa.Table]] = {output.name: [] for output in outputs}
+    for name, table in process(work.unit, config, work):
+        yielded[name].append(table)
+    result = {}
+    for output in outputs:
+        table = pa.concat_tables(yielded[output.name]) if yielded[output.name] else output.schema.empty_table()
+        assert table.schema.equals(output.schema), f"{output.name}: {table.schema} is not {output.schema}"
+        keys = ((output.partition_by,) if output.partition_by else ()) + output.sort_by
+        result[output.name] = table.sort_by([(key, "ascending") for key in keys]) if keys else table
+    return result
