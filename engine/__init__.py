@@ -6,6 +6,8 @@ The public face is flat and lazy (PEP 562): importing `engine` loads neither pya
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,6 +46,18 @@ __all__ = [
     "plan",
     "run",
 ]
+
+
+class _Face(ModuleType):
+    """Importing the module `engine.run` sets the package's `run` to it; on the face it is the function of that name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and _PLACES.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Face
 
 
 def __getattr__(name: str) -> Any:

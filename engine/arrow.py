@@ -6,6 +6,7 @@ yielded them. The offsets of the batches stand in the commit, so a reader never 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,14 +123,20 @@ class FileWriter:
         with open(self.path, "rb") as written:
             # a message is 0xffffffff, the int32 size of its padded metadata, the metadata, the body (Arrow IPC format)
             for batch in self._batches:
-                written.seek(batch.offset + 4)
-                body = batch.offset + 8 + int.from_bytes(written.read(4), "little")
-                placed.append(Batch(batch.offset, batch.length, body, batch.rows, batch.part))
+                start, end = batch.offset, batch.offset + batch.length
+                if start == 0:
+                    # the writer puts its 8 bytes of magic and the schema's message down with the first batch
+                    written.seek(12)
+                    start = 16 + int.from_bytes(written.read(4), "little")
+                written.seek(start + 4)
+                body = start + 8 + int.from_bytes(written.read(4), "little")
+                placed.append(Batch(start, end - start, body, batch.rows, batch.part))
         return File(str(self.path), self.rows, self._sink.position, self._sink.sha256.hexdigest(), tuple(placed))
 
     def abandon(self) -> None:
         """Close what is open after a fault; the file is not valid."""
-        self._sink.close()
+        with contextlib.suppress(OSError):  # on a full disk the last flush fails once more
+            self._sink.close()
 
 
 def conform(table: pa.Table, schema: pa.Schema, what: str) -> pa.Table:
@@ -171,8 +178,9 @@ def column_range(schema: pa.Schema, batch: Batch, name: str, first: int, num: in
     """
     start = batch.body
     for field in schema:
-        width = field.type.bit_width // 8
         if field.name == name:
+            width = field.type.bit_width // 8
             return start + first * width, min(num, batch.rows - first) * width
-        start += -(-batch.rows * width // 8) * 8
+        # booleans are one bit a value
+        start += -(-batch.rows * field.type.bit_width // 64) * 8
     raise KeyError(name)

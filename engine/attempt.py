@@ -49,11 +49,16 @@ def attempt(
         if ledger.is_committed(stage.key, unit.id):
             return Outcome(unit=unit.id, state="skipped")
         tag = uuid.uuid4().hex[:8]
-        with scratch_folder(scratch, f"{stage.name}-{unit.id}.{tag}") as folder:
-            if careful:
-                return _guarded(ledger, stage, unit, tag, folder, timeout_s)
-            return _compute(ledger, stage, unit, tag, folder, timeout_s=timeout_s)
-    except (StoreError, OSError) as error:
+        try:
+            with scratch_folder(scratch, f"{stage.name}-{unit.id}.{tag}") as folder:
+                if careful:
+                    return _guarded(ledger, stage, unit, tag, folder, timeout_s)
+                return _compute(ledger, stage, unit, tag, folder, timeout_s=timeout_s)
+        except OSError as error:
+            # this machine's disk, not the store: another machine may do the unit
+            fault = f"the scratch disk at {_root(scratch)} cannot be used ({error}); give --scratch another folder"
+            return _failed(ledger, stage, unit, tag, fault, 0.0)
+    except StoreError as error:
         return Outcome(unit=unit.id, state="store", error=str(error))
 
 
@@ -179,14 +184,17 @@ def _guarded(ledger: Ledger, stage: Stage, unit: Unit, tag: str, folder: Path, t
     while True:
         note = Note(folder / "note")
         note.write(-1)
-        task, answer = folder / "task", folder / "answer"
-        task.write_bytes(pickle.dumps((ledger, stage, unit, tag, poisoned)))
-        answer.unlink(missing_ok=True)
+        (folder / "task").write_bytes(pickle.dumps((ledger, stage, unit, tag, poisoned)))
+        # the answer comes by a pipe, which a full disk cannot hold up; an Outcome is far below the pipe's 64 KiB
+        answer, mouth = os.pipe()
         child = subprocess.Popen(
-            [sys.executable, "-m", "engine.attempt", str(folder)],
+            [sys.executable, "-m", "engine.attempt", str(folder), str(mouth)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             stdin=subprocess.DEVNULL,
+            pass_fds=(mouth,),
+            start_new_session=True,  # Ctrl-C in a terminal is for the driver: here it would read as a poison record
         )
+        os.close(mouth)
         try:
             code = child.wait(timeout_s or None)
         except subprocess.TimeoutExpired:
@@ -195,8 +203,11 @@ def _guarded(ledger: Ledger, stage: Stage, unit: Unit, tag: str, folder: Path, t
             return _failed(
                 ledger, stage, unit, tag, f"no end after {timeout_s:.0f} s, at record offset {note.read()}", timeout_s
             )
-        if code == 0 and answer.exists():
-            outcome: Outcome = pickle.loads(answer.read_bytes())
+        finally:
+            with open(answer, "rb") as ear:
+                body = b"" if child.poll() is None else ear.read()
+        if code == 0 and body:
+            outcome: Outcome = pickle.loads(body)
             return outcome
         at = note.read()
         deaths[at] += 1
@@ -211,7 +222,7 @@ def _guarded(ledger: Ledger, stage: Stage, unit: Unit, tag: str, folder: Path, t
             return _failed(ledger, stage, unit, tag, error, time.monotonic() - started)
 
 
-def _child(folder: Path) -> None:
+def _child(folder: Path, mouth: int) -> None:
     # die with the parent: PR_SET_PDEATHSIG = 1 (linux/prctl.h); elsewhere an orphan ends by itself, its commit counts
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -220,9 +231,10 @@ def _child(folder: Path) -> None:
     ledger, stage, unit, tag, poisoned = pickle.loads((folder / "task").read_bytes())
     try:
         outcome = _compute(ledger, stage, unit, tag, folder, Note(folder / "note"), poisoned)
-    except (StoreError, OSError) as error:
+    except StoreError as error:
         outcome = Outcome(unit=unit.id, state="store", error=str(error))
-    (folder / "answer").write_bytes(pickle.dumps(outcome))
+    with open(mouth, "wb") as pipe:
+        pipe.write(pickle.dumps(outcome))
 
 
 def _reset_peak() -> None:
@@ -238,4 +250,4 @@ def _peak() -> int:
 
 
 if __name__ == "__main__":
-    _child(Path(sys.argv[1]))
+    _child(Path(sys.argv[1]), int(sys.argv[2]))

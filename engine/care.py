@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from engine.attempt import produce, scratch_folder
 from engine.chain import Chain
-from engine.errors import Missing
+from engine.errors import ConfigError, Missing, StoreError
 from engine.ledger import Commit, Ledger
 from engine.recipe import Recipe
 from engine.stage import Stage, Unit
@@ -36,13 +36,19 @@ def verify(recipe: Recipe, ledger: Ledger, sample: int = 2, scratch: str = "", s
 
     A recorded stage is not computed again: it is no pure function. Faults are sentences, never exceptions.
     """
-    ledger.check(create=False)
     check = Check()
+    if not ledger.check(create=False):
+        raise ConfigError(f"{ledger.store.url} is empty: there is nothing to verify; check --store")
     stages = [recipe.stage(stage_name)] if stage_name else [step.stage for step in recipe.steps]
     for stage in stages:
         commits = []
-        for commit in ledger.commits(stage.key):
+        for unit in sorted(ledger.committed(stage.key)):
             check.commits += 1
+            try:
+                commit = ledger.commit(stage.key, unit)
+            except StoreError as error:
+                check.faults.append(str(error))
+                continue
             commits.append(commit)
             _sums(ledger, commit, check)
         if not stage.recorded:
@@ -61,24 +67,27 @@ def _sums(ledger: Ledger, commit: Commit, check: Check) -> None:
             try:
                 body = ledger.store.get(file.path)
             except Missing:
-                check.faults.append(
-                    f"{file.path} is gone, {commit.stage}/commits/{commit.unit}.json names it: remove that commit and "
-                    "run the recipe again to compute it anew"
-                )
+                check.faults.append(f"{file.path} is gone: {_cure(commit)}")
                 continue
             check.num_bytes += len(body)
             if hashlib.sha256(body).hexdigest() != file.sha256:
-                check.faults.append(
-                    f"{file.path} has other bytes than its commit says: remove it and "
-                    f"{commit.stage}/commits/{commit.unit}.json, then run the recipe again"
-                )
+                check.faults.append(f"{file.path} has other bytes than its commit says: remove it; {_cure(commit)}")
+
+
+def _cure(commit: Commit) -> str:
+    # a published generation is not looked into again
+    published = f" and {commit.stage}/published/{commit.generation}.json" if commit.generation else ""
+    return f"remove {commit.stage}/commits/{commit.unit}.json{published}, then run the recipe again to compute it anew"
 
 
 def _again(ledger: Ledger, stage: Stage, commit: Commit, scratch: str, check: Check) -> None:
     unit = Unit(id=commit.unit, inputs=commit.inputs, generation=commit.generation)
     with scratch_folder(scratch, f"verify-{stage.name}-{unit.id}.0") as folder:
         work = LedgerWork(ledger, stage, unit, folder, poisoned=frozenset(commit.crashed))
-        files, fault = produce(stage, unit, work, folder)
+        try:
+            files, fault = produce(stage, unit, work, folder)
+        except StoreError as error:
+            files, fault = {}, str(error)
         if fault:
             check.faults.append(f"{stage.name} {unit.id} cannot be computed again: {fault}")
             return
@@ -113,8 +122,9 @@ class Garbage:
 
 def gc(ledger: Ledger, min_age: timedelta = MIN_AGE, dry_run: bool = False) -> Garbage:
     """Remove data files that no commit names and that are older than `min_age` by the store's own clock."""
-    ledger.check(create=False)
     garbage = Garbage()
+    if not ledger.check(create=False):
+        raise ConfigError(f"{ledger.store.url} is empty: there is nothing to remove; check --store")
     now = ledger.store.now()
     for key in ledger.store.folders():
         if not ledger.store.exists(f"{key}/stage.json"):

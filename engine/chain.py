@@ -78,6 +78,11 @@ class Chain:
         return sorted(new)
 
     def _open(self) -> Generation | None:
+        # the number before the units: what another driver claims from here on takes this very number, or it would
+        # leave us a later one for units that its generation holds already
+        number = max(self._ledger.generations(self.head.key), default=0) + 1
+        if standing := self.open_generation():
+            return self._ledger.generation(self.head.key, standing)
         fresh = self.fresh()
         if not fresh:
             return None
@@ -92,8 +97,6 @@ class Chain:
         if waiting:
             self._say(f"no new generation: {len(waiting)} units are neither committed nor quarantined yet")
             return None
-        numbers = self._ledger.generations(self.head.key)
-        number = (numbers[-1] if numbers else 0) + 1
         generation = Generation(
             stage=self.head.key,
             number=number,
@@ -182,12 +185,18 @@ class Chain:
         for name, _ in stage.carries:
             key = self._recipe.stage(name).key
             settled = self._ledger.settled(key)
-            carried[name] = {n: (key, settled[n]["manifest"]) for n in self.standing() if n < number}
+            earlier = [n for n in self.standing() if n < number]
+            if behind := [n for n in earlier if _state(settled, n) != PUBLISHED]:
+                raise ConfigError(
+                    f"{stage.name} needs generation {behind[0]} of {name}, which is not published; run the recipe "
+                    "without --only"
+                )
+            carried[name] = {n: (key, settled[n]["manifest"]) for n in earlier}
         return carried
 
     def abandon(self) -> int:
         """Give up the open generation: its inputs join the next one. Its number; ConfigError if none is open."""
-        number = self.open_generation()
+        number = self.open_generation() if self._ledger.check(create=False) else 0
         if not number:
             raise ConfigError(f"recipe {self._recipe.name} has no open generation; `kosmos status` shows them")
         if self._ledger.settle(self.head.key, number, ABANDONED) != ABANDONED:

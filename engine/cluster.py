@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from engine.errors import ConfigError
 
 # Tables never travel through the object store (a task returns an Outcome of 200 bytes), so the least that Ray takes.
 OBJECT_STORE_BYTES = 100 << 20
+CONNECT_S = 10.0
 
 
 @contextlib.contextmanager
@@ -43,9 +45,11 @@ def connect(num_cpus: int | None = None, scratch: str = "") -> Iterator[Any]:
         if scratch and len(scratch) < 60:  # sockets below it must stay under 107 bytes
             options["_temp_dir"] = os.path.join(scratch, "ray")
         _room()
+    else:
+        _answers(address)
     try:
         ray.init(address=address or "local", **options)
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if address:
             raise ConfigError(
@@ -56,6 +60,20 @@ def connect(num_cpus: int | None = None, scratch: str = "") -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _answers(address: str) -> None:
+    # Ray itself asks a dead address for two minutes before it says so
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"nothing answers at RAY_ADDRESS={address} ({error}); start the cluster, or unset RAY_ADDRESS to run on "
+            "this machine"
+        ) from None
 
 
 def _room() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import types
 import typing
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
@@ -47,6 +48,9 @@ def _replace(config: Any, path: list[str], text: str, whole: str) -> Any:
 
 def _parse(kind: Any, text: str) -> Any:
     origin = typing.get_origin(kind)
+    if origin in (types.UnionType, typing.Union):
+        inner = [member for member in typing.get_args(kind) if member is not type(None)]
+        return None if text.lower() == "none" else _parse(inner[0], text)
     if kind is str:
         return text
     if kind is bool:

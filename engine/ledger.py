@@ -175,9 +175,12 @@ class Ledger:
     # the store ------------------------------------------------------------------------------------------------
     def check(self, create: bool) -> bool:
         """Whether the store is one of ours (made so if empty and `create`); ConfigError for a foreign one."""
+        if not create and self.store.absent:
+            return False
         head = self.store.head("kosmos.json")
         if head is None:
-            if any(True for _ in self.store.list("")):
+            # looked at once more: another driver may have founded the store between our look and our list
+            if any(True for _ in self.store.list("")) and not self.store.exists("kosmos.json"):
                 raise ConfigError(
                     f"{self.store.url} holds other things and no kosmos.json; give --store an empty or new place"
                 )
@@ -230,6 +233,20 @@ class Ledger:
         if self.store.put_new(path, commit.to_json()):
             return True
         return Commit.from_json(self.store.get(path), path).attempt == commit.attempt
+
+    def replaced(self, frozen: Commit, output: str) -> tuple[File, ...]:
+        """Files of an output that a manifest names under an attempt that is gone: those of the unit's commit of now.
+
+        A lost file is computed again under another attempt's name, and the manifest still names the first. Missing
+        unless rows and sums are the frozen ones.
+        """
+        files = self.commit(frozen.stage, frozen.unit).outputs.get(output, ())
+        before = frozen.outputs[output]
+        if files == before or [(f.rows, f.sha256) for f in files] != [(f.rows, f.sha256) for f in before]:
+            raise Missing(
+                f"{before[0].path} is not in {self.store.url}; run `kosmos verify`, which says how it is made again"
+            )
+        return files
 
     # failures -------------------------------------------------------------------------------------------------
     def put_failure(self, key: str, unit: Unit, attempt: str, error: str, **more: Any) -> None:
@@ -313,13 +330,15 @@ class Ledger:
 
     def settled(self, key: str) -> dict[int, dict[str, Any]]:
         """Generations that are published or abandoned: number -> {"state": ..., "manifest": ...}."""
-        found = {}
-        for head in self.store.list(f"{key}/published/"):
-            try:
-                found[int(_unit(head.path))] = json.loads(self.store.get(head.path))
-            except ValueError:
-                raise StoreError(f"{head.path} is not readable; run `kosmos verify`") from None
-        return found
+        heads = list(self.store.list(f"{key}/published/"))
+        return {int(_unit(head.path)): self._settlement(head.path) for head in heads}
+
+    def _settlement(self, path: str) -> dict[str, Any]:
+        try:
+            raw = json.loads(self.store.get(path))
+            return {"state": str(raw["state"]), "manifest": str(raw["manifest"])}
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{path} is not readable ({error}); run `kosmos verify`") from None
 
     def settle(self, key: str, number: int, state: str, manifest: str = "") -> str:
         """Publish or abandon a generation; the state that holds (another driver may have settled it before)."""
@@ -327,7 +346,7 @@ class Ledger:
         body: Mapping[str, Any] = {"state": state, "manifest": manifest}
         if self.store.put_new(path, canonical(body).encode()):
             return state
-        return str(json.loads(self.store.get(path))["state"])
+        return str(self._settlement(path)["state"])
 
 
 def _unit(path: str) -> str:

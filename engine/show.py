@@ -32,6 +32,12 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def _console() -> Console:
+    # without a terminal rich assumes 80 columns and breaks what a person wants to copy
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
 def _json(value: Any) -> None:
     print(json.dumps(dataclasses.asdict(value)))
 
@@ -48,7 +54,7 @@ def plan(result: Plan, as_json: bool) -> None:
     if as_json:
         _json(result)
         return
-    console = Console()
+    console = _console()
     table = _table("stage", "units", "committed", "quarantined", "left", "CPU each", "in", "out each")
     for stage in result.stages:
         measured = _time(stage.cpu_s) if stage.cpu_s else "not measured"
@@ -81,7 +87,7 @@ def reports(found: Sequence[StageReport], recipe: str, store: str, as_json: bool
     if as_json:
         print(json.dumps({"event": "report", "stages": [dataclasses.asdict(report) for report in found]}), flush=True)
         return
-    console = Console()
+    console = _console()
     table = _table("stage", "generation", "units", "found", "committed", "shared", "failed", "rows", "seconds")
     for report in found:
         table.add_row(
@@ -103,9 +109,10 @@ def reports(found: Sequence[StageReport], recipe: str, store: str, as_json: bool
             f"`kosmos why {report.failed[0]} --store {store}` says why, "
             f"`kosmos run {recipe} ... --retry-failed` tries again",
             highlight=False,
+            soft_wrap=True,
         )
     if not failed:
-        console.print(f"Next: kosmos status {recipe} --store {store}", highlight=False, markup=False)
+        console.print(f"Next: kosmos status {recipe} --store {store}", highlight=False, markup=False, soft_wrap=True)
 
 
 def status(found: Status, as_json: bool) -> None:
@@ -113,23 +120,23 @@ def status(found: Status, as_json: bool) -> None:
     if as_json:
         _json(found)
         return
-    console = Console()
+    console = _console()
     if not found.stages:
         console.print(f"{found.url} is empty; `kosmos run {found.recipe} --input ...` fills it", highlight=False)
         return
-    table = _table("stage", "units", "rows", "bytes", "CPU", "peak memory", "failed", "quarantined", "key")
+    table = _table("stage", "units", "bytes", "CPU", "peak memory", "failed", "quarantined", "rows")
     for stage in found.stages:
         table.add_row(
             stage.stage,
             f"{stage.units:,}",
-            " ".join(f"{name} {num:,}" for name, num in stage.rows.items()),
             _size(stage.num_bytes),
             _time(stage.cpu_s),
             _size(stage.peak_bytes),
             f"{len(stage.failures):,}",
             f"{len(stage.quarantined):,}",
-            stage.key,
+            ", ".join(f"{num:,} {name}" for name, num in stage.rows.items()),
         )
+    table.columns[-1].justify = "left"
     console.print(table)
     if found.generations:
         table = _table("generation", "state", "units", "published by", title="\nGenerations")
@@ -167,13 +174,16 @@ def findings(found: Sequence[Any], as_json: bool) -> None:
         for finding in found:
             _json(finding)
         return
-    console = Console()
+    console = _console()
     where = ""
     for finding in found:
         if finding.where != where:
             where = finding.where
-            console.print(Text(where, style="bold"))
-        console.print(Text(f"  {finding.stage:<8} {finding.outcome}{': ' if finding.detail else ''}{finding.detail}"))
+            console.print(Text(where, style="bold"), soft_wrap=True)
+        console.print(
+            Text(f"  {finding.stage:<8} {finding.outcome}{': ' if finding.detail else ''}{finding.detail}"),
+            soft_wrap=True,
+        )
 
 
 def check(found: Check, as_json: bool) -> None:
@@ -181,13 +191,13 @@ def check(found: Check, as_json: bool) -> None:
     if as_json:
         _json(found)
         return
-    console = Console()
+    console = _console()
     console.print(
         f"{found.commits:,} commits, {found.files:,} files, {_size(found.num_bytes)} read; "
         f"{found.recomputed} units computed again"
     )
     for fault in found.faults:
-        console.print(Text(fault, style="red"))
+        console.print(Text(fault, style="red"), soft_wrap=True)
     console.print("all sound" if not found.faults else f"{len(found.faults)} faults")
 
 

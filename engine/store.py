@@ -100,8 +100,17 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.url = absolute(url)
-        self._store = _connect(self.url)
         self._local = Path(urlsplit(self.url).path) if self.url.startswith("file://") else None
+
+    @property
+    def _store(self) -> Any:
+        # at first use: naming a store must not make its folder
+        return _connect(self.url)
+
+    @property
+    def absent(self) -> bool:
+        """Whether this is a folder that does not exist; False for other kinds, which have no folders."""
+        return self._local is not None and not self._local.exists()
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.url,)

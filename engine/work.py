@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import struct
 from collections import Counter
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from engine.arrow import File, read_batch, stored_schema
-from engine.errors import ConfigError, StoreError
+from engine.errors import ConfigError, Missing, StoreError
 from engine.ledger import Commit, Generation, Ledger
 from engine.stage import Output, Stage, Unit
 from engine.store import Store
@@ -88,7 +89,7 @@ class LedgerWork:
                 raise InputError(f"{uri} is not a file; `kosmos plan` lists what was found")
             return path
         root, _, name = uri.rpartition("/")
-        target = self.scratch / "input"
+        target = self.scratch / f"input-{hashlib.sha256(uri.encode()).hexdigest()[:16]}"
         try:
             Store(root).download(name, target)
         except StoreError as error:
@@ -121,7 +122,10 @@ class LedgerWork:
 
     def table(self, commit: Commit, output: str, columns: tuple[str, ...] = ()) -> pa.Table:
         """All rows of one output of a commit."""
-        return read_rows(self._ledger.store, commit.outputs[output], columns)
+        try:
+            return read_rows(self._ledger.store, commit.outputs[output], columns)
+        except Missing:
+            return read_rows(self._ledger.store, self._ledger.replaced(commit, output), columns)
 
     def partition(self, stage: str, output: str, part: int, generation: int = 0) -> pa.Table:
         """One partition over all frozen commits of a stage."""
@@ -132,11 +136,14 @@ class LedgerWork:
             tables = [self.table(commit, output) for commit in own]
         else:
             schema = stored_schema(declared)
-            tables = [
-                pa.Table.from_batches(read_parts(self._ledger.store, schema, commit.outputs[output], part), schema)
-                for commit in commits
-            ]
+            tables = [pa.Table.from_batches(self._parts(schema, commit, output, part), schema) for commit in commits]
         return pa.concat_tables(tables) if tables else stored_schema(declared).empty_table()
+
+    def _parts(self, schema: pa.Schema, commit: Commit, output: str, part: int) -> list[pa.RecordBatch]:
+        try:
+            return read_parts(self._ledger.store, schema, commit.outputs[output], part)
+        except Missing:
+            return read_parts(self._ledger.store, schema, self._ledger.replaced(commit, output), part)
 
     def _declared(self, stage: str, output: str) -> Output:
         for name, outputs in self._stage.carries:

@@ -115,15 +115,13 @@ class OutputWriter:
     def _finish_sorted(self) -> None:
         pieces = self._sorted()
         if not self.output.partition_by:
-            self._held, self._held_rows, self._held_bytes = [], 0, 0
+            rest = self.output.schema.empty_table()
             for piece in pieces:
-                self._held.append(piece)
-                whole = pa.concat_tables(self._held)
+                whole = pa.concat_tables([rest, piece])
                 full = whole.num_rows - whole.num_rows % self.output.batch_rows
                 self._emit_rows(whole.slice(0, full))
-                self._hold(whole.slice(full))
-            if self._held:
-                self._emit_rows(pa.concat_tables(self._held))
+                rest = whole.slice(full)
+            self._emit_rows(rest)
         else:
             self._emit_partitions(pieces)
         for path in self._runs:

@@ -40,10 +40,19 @@ def tokens(name: str) -> list[str]:
     return [piece.lower() for piece in PIECES.findall(name)]
 
 
-@lru_cache(maxsize=1 << 16)
 def named(classes: str, identity: str) -> bool:
     """Whether the names of an element say that it is boilerplate."""
-    for name in (*classes[:MAX_NAME].split(), identity[:MAX_NAME]):
+    return _named(classes[:MAX_NAME], identity[:MAX_NAME])
+
+
+def caption(classes: str) -> bool:
+    """Whether the classes of an element say that it is a caption (".wp-caption-text", not ".wp-caption")."""
+    return _caption(classes[:MAX_NAME])
+
+
+@lru_cache(maxsize=1 << 16)
+def _named(classes: str, identity: str) -> bool:
+    for name in (*classes.split(), identity):
         before = ""
         for token in tokens(name):
             if (token in NAMES and before not in NOT) or f"{before}-{token}" in PAIRS:
@@ -53,9 +62,8 @@ def named(classes: str, identity: str) -> bool:
 
 
 @lru_cache(maxsize=1 << 12)
-def caption(classes: str) -> bool:
-    """Whether the classes of an element say that it is a caption (".wp-caption-text", not ".wp-caption")."""
-    for name in classes[:MAX_NAME].split():
+def _caption(classes: str) -> bool:
+    for name in classes.split():
         found = tokens(name)
         if found and ((found[-1] in CAPTION and found[0] != "wp") or found[-2:] == ["caption", "text"]):
             return True

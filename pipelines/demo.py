@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from engine import show
+from engine.cluster import connect
 from engine.drive import drive
 from engine.errors import ConfigError
 from engine.ledger import Ledger
@@ -34,17 +35,20 @@ def demo(folder: str, workers: int = 0, as_json: bool = False) -> int:
     truth = smallweb.write(web)
     console.print(
         f"A web of our own, as Common Crawl would have captured it: {len(truth.records):,} records in "
-        f"{len(truth.files)} WARC files of {len(smallweb.CRAWLS)} crawls, below {web}",
+        f"{len(truth.files())} WARC files of {len(smallweb.CRAWLS)} crawls, below {web}",
         highlight=False,
+        soft_wrap=True,
     )
     recipe, ledger = interleaved(small()), Ledger(str(store))
     ledger.check(create=True)
     complete = True
-    for crawl in smallweb.CRAWLS:
-        console.print(Text(f"\n$ kosmos run interleaved --small --crawl {crawl} --mirror {web} --store {store}", "bold"))
-        units = snapshot.units(snapshot.Inputs(crawl=crawl, mirror=str(web)), ledger)
-        reports = drive(recipe, ledger, units, workers=workers, as_json=as_json)
-        complete &= all(report.complete for report in reports)
+    with connect(workers or None):
+        for crawl in smallweb.CRAWLS:
+            words = f"kosmos run interleaved --small --crawl {crawl} --mirror {web} --store {store}"
+            console.print(Text(f"\n$ {words}", "bold"), soft_wrap=True)
+            units = snapshot.units(snapshot.Inputs(crawl=crawl, mirror=str(web)), ledger)
+            reports = drive(recipe, ledger, units, as_json=as_json)
+            complete &= all(report.complete for report in reports)
     found = status(recipe, ledger)
     if as_json:
         print(json.dumps({"event": "demo", "store": str(store), "complete": complete}))
@@ -59,6 +63,7 @@ def demo(folder: str, workers: int = 0, as_json: bool = False) -> int:
             "    # all done: costs a second\n"
             f"  kosmos verify interleaved --small --store {store}\n"
             "  kosmos run interleaved --crawl CC-MAIN-2024-22 --limit 2    # two real WARC files, 1 GB each"
-        )
+        ),
+        soft_wrap=True,
     )
     return 0 if complete else 1

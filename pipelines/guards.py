@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from pipelines.kernel import compiled
 from pipelines.reasons import Reason
 
 VOID = "area base basefont bgsound br col embed frame hr img input keygen link meta param source track wbr image"
@@ -34,10 +34,10 @@ FNV, PRIME = 0xCBF29CE484222325, 0x100000001B3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Generous: the deepest of 3,896 real pages has 77 levels, the largest 100 thousand nodes."""
+    """Generous: the deepest of 3,896 real pages counts 217 levels here, the largest 54 thousand nodes."""
 
     depth: int = 512
-    nodes: int = 500_000
+    nodes: int = 300_000
     tag_attributes: int = 256
     attributes: int = 500_000
 
@@ -299,8 +299,8 @@ def _raw_end(data, i, name):  # type: ignore[no-untyped-def]
     return size
 
 
-_find_raw_end: Callable[..., int] = njit(cache=True)(_raw_end)
-_compiled: Callable[..., tuple[int, int, int, int]] = njit(cache=True)(_scan)
+_find_raw_end: Callable[..., int] = compiled(_raw_end)
+_compiled: Callable[..., tuple[int, int, int, int]] = compiled(_scan)
 
 
 def scan(html: bytes, limits: Limits) -> Counts:

@@ -27,7 +27,7 @@ Counts = npt.NDArray[np.int64]
 TABLE_FILE = "normalise.npz"
 # Of Unicode 14.0, as Python 3.11 knows it. Another table gives other keys: it is part of every key of a signing stage.
 TABLE_DIGEST = "5b94965da86a477ea7fb3c4e5481477f48c9f904f304078e0c432901428b4513"
-GROWTH = 12  # bytes written for a byte read, at most: U+FDFA is 3 bytes and 18 letters in 4 words
+GROWTH = 12  # bytes written for a byte read, at most: U+FDFA is 3 bytes, and 18 letters of 2 in 4 words
 
 # A code point's entry: itself folded, or one of these.
 SEPARATOR = 0
@@ -92,8 +92,9 @@ def normalise(texts: pa.Array) -> Normalised:
         return Normalised(data=np.zeros(0, np.uint8), offsets=np.zeros(1, np.int64), words=np.zeros(0, np.int64))
     offsets = np.frombuffer(offsets_buffer, np.int64)[texts.offset : texts.offset + num + 1]
     data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.zeros(0, np.uint8)
-    # pages that are never written to take no memory
-    out = np.empty(GROWTH * int(offsets[-1] - offsets[0]) + num, np.uint8)
+    # ASCII never grows; pages of the buffer that are never written to take no memory
+    wide = int(np.count_nonzero(data[offsets[0] : offsets[-1]].view(np.int8) < 0))
+    out = np.empty(int(offsets[-1] - offsets[0]) + GROWTH * wide + num, np.uint8)
     ends = np.zeros(num + 1, np.int64)
     words = np.zeros(num, np.int64)
     _normalise(data, offsets, table.codes, table.expansions, out, ends, words)
@@ -104,8 +105,8 @@ def normalise(texts: pa.Array) -> Normalised:
 def _normalise(
     data: Bytes, offsets: Counts, codes: Codes, expansions: Codes, out: Bytes, ends: Counts, words: Counts
 ) -> None:
-    # data: valid UTF-8; out: GROWTH times as long. ends[d + 1] and words[d] are written. The space that ends a token
-    # is written at once, and taken back at the end of the text.
+    # data: valid UTF-8; out: a byte for each of ASCII, GROWTH for each other, one a text. ends[d + 1] and words[d] are
+    # written. The space that ends a token is written at once, and taken back at the end of the text.
     ascii_codes = codes[:128].astype(np.uint8)
     ascii_codes[ascii_codes == 0] = 32
     end = 0

@@ -24,6 +24,7 @@ class Reason(IntEnum):
     CRASHED = 9  # the record crashed the worker twice
     CHARSET = 10  # no charset gives readable text; value = share of bad characters
     BAD_URL = 11  # target is not an absolute http or https URL
+    PARSER = 12  # our own code raised on this page: a bug worth a report, and no reason to lose the rest of the file
     # guards before and after the parse; value = the count that was over
     TOO_DEEP = 20
     TOO_MANY_NODES = 21

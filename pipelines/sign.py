@@ -1,7 +1,7 @@
 """Pages to keys: sixteen bytes of the address, sixteen of the normalised text, 18 band keys, 126 8-bit slots a page.
 
 Everything that later stages compare pages by; a page's text is read once. Text goes from Arrow buffer to Arrow buffer
-without a Python object a page, at some 50 thousand pages of 4 KB a second and core; addresses are the slower half.
+without a Python object a page, at some 50 thousand pages of 4 KB a second and core.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ import http.client
 import itertools
 import os
 import re
+import shutil
+import subprocess
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -66,6 +68,9 @@ class Proxy:
 def _serve(proxy: Proxy) -> ThreadingHTTPServer:
     class Pass(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # headers and body in one packet: two would wait 40 ms for each other (Nagle and the delayed ACK)
+        wbufsize = -1
+        disable_nagle_algorithm = True
 
         def log_message(self, format: str, *args: Any) -> None:
             """Silence."""
@@ -103,8 +108,9 @@ def _serve(proxy: Proxy) -> ThreadingHTTPServer:
                 self.end_headers()
                 if self.command != "HEAD":
                     self.wfile.write(body)
+                self.wfile.flush()
 
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass  # noqa: N815
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Pass)
     server.daemon_threads = True
@@ -190,6 +196,19 @@ def ray_session(endpoint: Proxy) -> Iterator[Any]:
 
     with connect(num_cpus=2) as ray:
         yield ray
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte; skips where a test may not mount one."""
+    place = tmp_path / "tiny"
+    place.mkdir()
+    mount = shutil.which("mount")
+    command = [mount or "false", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True, timeout=20).returncode:
+        pytest.skip("this machine lets nobody mount a small disk")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True, timeout=20)
 
 
 @pytest.fixture

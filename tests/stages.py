@@ -193,8 +193,14 @@ def unsteady(unit: Unit, config: int, work: Work) -> Iterator[tuple[str, pa.Tabl
     yield "doubled", pa.table([pa.array([time.monotonic_ns()], pa.uint64())], schema=DOUBLED.schema)
 
 
+def deadly(unit: Unit, config: int, work: Work) -> Iterator[tuple[str, pa.Table]]:
+    """Dies before any record."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield "doubled", DOUBLED.schema.empty_table()
+
+
 # stages -----------------------------------------------------------------------------------------------------------
-def numbers_stage(config: Numbers = Numbers()) -> Stage:  # noqa: B008 - frozen
+def numbers_stage(config: Numbers = Numbers()) -> Stage:
     return Stage(name="numbers", process="tests.stages:numbers", config=config, outputs=(NUMBERS, KEYS))
 
 
@@ -280,6 +286,16 @@ def with_new_index(old: Recipe, config: int) -> Recipe:
     """The same recipe with another key for its last stage only."""
     first, second, third = (step.stage for step in old.steps[:3])
     return _recipe(first, second, third, _index_stage(third, config))
+
+
+def without_parts(old: Recipe) -> Recipe:
+    """The same recipe whose barriers have no units."""
+
+    def none(config: Any, commits: Callable[[str], list[Commit]]) -> list[tuple[str, ...]]:
+        return []
+
+    steps = tuple(Step(stage=step.stage, parts=none if step.parts else None) for step in old.steps)
+    return Recipe(name="empty", config=None, steps=steps, listing=no_listing)
 
 
 def alone(stage: Stage) -> Recipe:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 Docs = npt.NDArray[np.uint64]
 
 # What two pages share: kinds of keys, in the order in which they name a reason.
-URL, TEXT, BAND = 0, 1, 2
+KINDS = (0, 1, 2)
+URL, TEXT, BAND = KINDS
 
 # doc = generation 16 bits | ordinal of the signed unit in that generation 24 | row of the page in its unit 24.
 GENERATION_SHIFT = np.uint64(48)

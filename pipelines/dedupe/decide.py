@@ -1,8 +1,8 @@
 """Who stays: pages are walked by priority, and one goes if and only if a page before it that shares a key stays.
 
-No chains: what is removed has a kept page beside it, which connected components do not promise (42 % of what they
-remove over raw bands has no kept page at Jaccard .8 or more). Pages of earlier generations stay, whatever comes: the
-index holds nothing else. Components are computed too, for their names and sizes only.
+No chains: what is removed shares a key with a page that is kept, which connected components do not promise. Where the
+links come from, and whether pages that share a band are alike enough, is not asked here. Pages of earlier generations
+stay, whatever comes: the index holds nothing else. Components are computed for their names and sizes only.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from engine import schema
 from engine.stage import Output, Unit, Work
-from pipelines.dedupe import BAND, TEXT, URL, Config, Docs, column, generations, index
+from pipelines.dedupe import BAND, KINDS, Config, Docs, column, generations, index
 
 if TYPE_CHECKING:
     from engine.ledger import Commit
@@ -39,14 +39,14 @@ def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[
 def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
     """Group one partition of this generation's rows and of the kept pages' rows of earlier generations."""
     part = int(unit.inputs[0])
-    names = tuple(schema.INDEX_KEYS.names)
-    runs = [work.partition("spread", "keys", part).select(names)]
+    runs = [work.partition("spread", "keys", part)]
     if runs[0].num_rows:
-        runs += [work.partition("index", "keys", part, n).select(names) for n in work.generation.earlier]
-    rows = pa.concat_tables(runs)
+        runs += [work.partition("index", "keys", part, number) for number in work.generation.earlier]
+    gathered = [_gather(runs, kind) for kind in KINDS]
+    runs.clear()  # half of the memory
     pairs: list[tuple[Docs, Docs, int]] = []
-    for kind in (URL, TEXT, BAND):
-        keys, checks, docs = _of_kind(rows, kind)
+    for kind in KINDS:
+        keys, checks, docs = _shared(*gathered[kind])
         starts, sizes = _buckets(keys, checks, docs, work.generation.number)
         large = sizes > config.max_pairs_bucket
         members = _members(starts[large], sizes[large])
@@ -60,10 +60,21 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     yield "edges", _edges(pairs)
 
 
-def _of_kind(rows: pa.Table, kind: int) -> tuple[Docs, Docs, Docs]:
-    """(key, check, doc) of the rows of one kind whose key is not alone, by (key, check, doc)."""
-    mine = rows["kind"].to_numpy() == kind
-    keys = column(rows, "key")[mine]
+def _gather(runs: list[pa.Table], kind: int) -> tuple[Docs, Docs, Docs]:
+    """(key, check, doc) of all rows of one kind."""
+    masks = [run["kind"].to_numpy() == kind for run in runs]
+
+    def gathered(name: str) -> Docs:
+        return np.concatenate([column(run, name)[mask] for run, mask in zip(runs, masks, strict=True)])
+
+    keys = gathered("key")
+    # a band's check is 0, and pages of zeros that nobody writes to take no memory
+    checks = np.zeros(len(keys), np.uint64) if kind == BAND else gathered("check")
+    return keys, checks, gathered("doc")
+
+
+def _shared(keys: Docs, checks: Docs, docs: Docs) -> tuple[Docs, Docs, Docs]:
+    """The rows whose key is not alone, by (key, check, doc): few, so that only they are sorted by all three."""
     # the runs are sorted, which a stable sort makes use of
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
@@ -72,8 +83,7 @@ def _of_kind(rows: pa.Table, kind: int) -> tuple[Docs, Docs, Docs]:
     shared[1:] = same
     shared[:-1] |= same
     order = order[shared]
-    keys = keys[order]
-    checks, docs = column(rows, "check")[mine][order], column(rows, "doc")[mine][order]
+    keys, checks, docs = keys[order], checks[order], docs[order]
     order = np.lexsort((docs, checks, keys))
     return keys[order], checks[order], docs[order]
 

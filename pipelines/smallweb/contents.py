@@ -48,7 +48,7 @@ def article(writer: Writer, host: str, num_images: int) -> list[Part]:
     """Paragraphs under a headline, some under headings of their own, a list or a quotation."""
     dice = writer.dice
     parts: list[Part] = [Text(block="h1", text=writer.title()), *paragraphs(writer, dice.between(2, 3))]
-    for _ in range(dice.between(1, 3)):
+    for _ in range(dice.between(1, 2)):
         parts.append(Text(block="h2", text=writer.write("heading")))
         parts += paragraphs(writer, dice.between(1, 2))
     if dice.chance(40):
@@ -71,7 +71,7 @@ def forum(writer: Writer, host: str, num_images: int) -> list[Part]:
     dice = writer.dice
     parts: list[Part] = [Text(block="h1", text=writer.title())]
     pictures = figures(writer, host, num_images, captions=0)
-    for _ in range(dice.between(3, 5)):
+    for _ in range(dice.between(3, 4)):
         parts.append(
             Text(block="h4", text=f"{writer.write('name')} {writer.write('surname')} from {writer.word('town')}")
         )
@@ -136,7 +136,7 @@ def front_page(writer: Writer, host: str, num_images: int) -> list[Part]:
     dice = writer.dice
     parts: list[Part] = [Text(block="h1", text=f"The {writer.word('town')} {dice.pick(('Herald', 'Courier', 'Post'))}")]
     pictures = figures(writer, host, num_images, captions=0)
-    for _ in range(dice.between(5, 7)):
+    for _ in range(dice.between(4, 6)):
         parts.append(Text(block="h2", text=writer.title()))
         if pictures:
             parts.append(pictures.pop(0))

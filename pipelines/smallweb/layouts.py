@@ -104,7 +104,7 @@ def article_frame(writer: Writer, host: str, content: str) -> str:
 
 def blog_frame(writer: Writer, host: str, content: str) -> str:
     """Divs with classes, a sidebar, comments."""
-    about = f"<h3>Recent posts</h3>{links(writer, 5)}<h3>About me</h3><p>{writer.sentence()}</p>"
+    about = f"<h3>Recent posts</h3>{links(writer, 4)}<h3>About me</h3><p>{writer.sentence()}</p>"
     return (
         f'{header(writer, host)}\n<div id="wrap"><div class="post hentry"><div class="entry-content">\n{content}\n'
         f"</div>\n{share(writer)}</div>\n{comments(writer)}\n"
@@ -118,7 +118,7 @@ def forum_frame(writer: Writer, host: str, content: str) -> str:
     return (
         f'{header(writer, host)}{crumbs}<div id="thread" class="posts">\n{content}\n</div>\n'
         f'<nav class="pagination"><a href="?p=1">1</a> <a href="?p=2">2</a> <a href="?p=2">Next</a></nav>\n'
-        f'<div class="related-threads"><h3>Other threads</h3>{links(writer, 6)}</div>{footer(writer, host)}'
+        f'<div class="related-threads"><h3>Other threads</h3>{links(writer, 4)}</div>{footer(writer, host)}'
     )
 
 
@@ -135,7 +135,7 @@ def shop_frame(writer: Writer, host: str, content: str) -> str:
 def docs_frame(writer: Writer, host: str, content: str) -> str:
     """A tree of chapters on the left, the chapter on the right."""
     return (
-        f'{header(writer, host)}<nav class="toc" role="navigation">{links(writer, 8)}</nav>\n<div role="main">\n'
+        f'{header(writer, host)}<nav class="toc" role="navigation">{links(writer, 6)}</nav>\n<div role="main">\n'
         f'{content}\n</div>\n<nav class="prev-next"><a href="/p">Previous</a> <a href="/n">Next</a></nav>'
         f"{footer(writer, host)}"
     )
@@ -144,8 +144,8 @@ def docs_frame(writer: Writer, host: str, content: str) -> str:
 def news_frame(writer: Writer, host: str, content: str) -> str:
     """A front page: stories in the middle, lists of links on both sides."""
     return (
-        f'{header(writer, host)}<aside class="latest"><h3>Latest</h3>{links(writer, 6)}</aside>\n<main>\n{content}\n'
-        f'</main>\n<aside class="most-read"><h3>Most read</h3>{links(writer, 6, "ol")}</aside>{footer(writer, host)}'
+        f'{header(writer, host)}<aside class="latest"><h3>Latest</h3>{links(writer, 5)}</aside>\n<main>\n{content}\n'
+        f'</main>\n<aside class="most-read"><h3>Most read</h3>{links(writer, 5, "ol")}</aside>{footer(writer, host)}'
     )
 
 

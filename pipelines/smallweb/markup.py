@@ -177,14 +177,11 @@ def inline(text: str, dice: Dice, decorate: int = 35) -> str:
     end = min(len(words), start + dice.between(1, 3))
     tag = dice.pick(INLINE)
     opening = f'<a href="/tag/{start}">' if tag == "a" else f"<{tag}>"
-    before, inside, after = (
-        escape(" ".join(part), quote=False) for part in (words[:start], words[start:end], words[end:])
-    )
-    if tag in ("b", "i") and len(inside) > 4:  # half a word
-        inside = f"{inside[:2]}{opening}{inside[2:]}</{tag}>"
-    else:
-        inside = f"{opening}{inside}</{tag}>"
-    return " ".join(piece for piece in (before, inside, after) if piece)
+    before, inside, after = (" ".join(part) for part in (words[:start], words[start:end], words[end:]))
+    cut = 2 if tag in ("b", "i") and len(inside) > 4 else 0  # half a word
+    head, tail = escape(inside[:cut], quote=False), escape(inside[cut:], quote=False)
+    pieces = (escape(before, quote=False), f"{head}{opening}{tail}</{tag}>", escape(after, quote=False))
+    return " ".join(piece for piece in pieces if piece)
 
 
 def wrapper(part: Part) -> str:

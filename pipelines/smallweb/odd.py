@@ -23,7 +23,6 @@ def capture(
         kind=kind,
         raw=raw,
         reason=reason,
-        stage="extract",
         status=status,
         content_type=content_type,
     )
@@ -70,5 +69,5 @@ def pages(seed: int, crawl: str, hosts: list[tuple[str, str, str]]) -> list[Page
         capture(names[9], "wide.html", "too_many_attributes", "too_many_attributes", f"<div {many}>".encode() + html),
         capture(names[8], "deep.html", "too_deep", "too_deep", b"<div>" * DEPTH + html),
         replace(capture(names[10], "again.html", "revisit", "not_response", b""), record_type="revisit"),
-        replace(write(dice, host, topic, "article", 1), kind=DAMAGED, reason="corrupt", stage="extract"),
+        replace(write(dice, host, topic, "article", 1), kind=DAMAGED, reason="corrupt"),
     ]

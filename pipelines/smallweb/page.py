@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 
+from pipelines.reasons import Reason
 from pipelines.smallweb.layouts import document
 from pipelines.smallweb.markup import Figure, Part, StreamItem, render, stream
 from pipelines.smallweb.prose import Dice
@@ -17,7 +18,8 @@ WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """One capture. reason is the word of pipelines.reasons for what should become of it, stage where it is found.
+    """One capture. reason is the word of pipelines.reasons for what should become of it under the preset
+    kosmos1; strict the word under the preset obelics where that is another.
 
     kind: layout or plant. frame: the template around the parts. markup: how pictures are written. damage: how the HTML
     is broken. headers: HTTP headers beside Content-Type; content_type "" leaves that out. raw: sent instead of HTML.
@@ -40,7 +42,7 @@ class Page:
     raw: bytes | None = None
     record_type: str = "response"
     reason: str = "kept"
-    stage: str = ""
+    strict: str = ""
     cluster: str = ""
     relation: str = ""
     salt: str = ""
@@ -49,6 +51,11 @@ class Page:
     def host(self) -> str:
         """The host of its address, without port."""
         return self.url.split("/")[2].partition(":")[0]
+
+    @property
+    def stage(self) -> str:
+        """Where it ends: "extract", "judge", or "" if it is kept."""
+        return stage(self.reason)
 
     @property
     def title(self) -> str:
@@ -92,6 +99,12 @@ class Page:
             html = DAMAGE[self.damage](html)
         body = html.encode(self.encoding)
         return gzip.compress(body, mtime=0) if ("Content-Encoding", "gzip") in self.headers else body
+
+
+def stage(reason: str) -> str:
+    """The stage that gives a reason: the document rules are judge's."""
+    number = Reason[reason.upper()]
+    return "" if number == Reason.KEPT else "extract" if number < Reason.WORDS else "judge"
 
 
 def jaccard(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> float:

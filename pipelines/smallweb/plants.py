@@ -1,7 +1,8 @@
 """The bad pages: each is planted for one reason and gives no earlier rule cause to act.
 
 Rules act in this order: words, word length, repetition of characters and of words, special characters, stopwords,
-flagged words, punctuation, spam words, symbols, bullets, ellipses, letters, lines, n-grams, gibberish.
+flagged words, punctuation, spam words, symbols, bullets, ellipses, letters, lines, n-grams, gibberish. Rules that only
+the preset obelics has are planted for too; most of them act on blocks there, so that such a page has no text left.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import replace
 from pipelines.smallweb.contents import figures, paragraphs
 from pipelines.smallweb.markup import Part, Text
 from pipelines.smallweb.page import Page, meta
-from pipelines.smallweb.prose import Dice, Writer, lines, vocabulary
+from pipelines.smallweb.prose import Dice, Writer, articles, first, lines, topics, vocabulary
 from pipelines.smallweb.sites import write
 
 
@@ -21,10 +22,10 @@ def own_words(name: str) -> tuple[str, ...]:
     return vocabulary()["bad"][name]
 
 
-def page(dice: Dice, host: str, topic: str, kind: str, reason: str, parts: list[Part], stage: str = "judge") -> Page:
+def page(dice: Dice, host: str, topic: str, kind: str, reason: str, parts: list[Part], strict: str = "") -> Page:
     """A planted page with its parts, at an address that says nothing of it."""
     url = f"https://{host}/p/{dice.below(1_000_000)}"
-    return Page(url=url, kind=kind, topic=topic, parts=tuple(parts), frame="article", reason=reason, stage=stage)
+    return Page(url=url, kind=kind, topic=topic, parts=tuple(parts), frame="article", reason=reason, strict=strict)
 
 
 def texts(*blocks: str) -> list[Part]:
@@ -55,10 +56,10 @@ def long_words(dice: Dice, host: str, topic: str) -> Page:
 
 
 def repetitive(dice: Dice, host: str, topic: str) -> Page:
-    """One sentence over and over."""
+    """One short sentence over and over."""
     writer = Writer(dice, topic)
-    sentence = writer.sentence()
-    parts = [*figures(writer, host, 1), *texts(*[" ".join([sentence] * 5)] * 6)]
+    sentence = writer.fill("There is {a} {look} {thing} of {material} here.")
+    parts = [*figures(writer, host, 1), *texts(*[sentence] * 24)]
     return page(dice, host, topic, "repetitive", "character_repetition", parts)
 
 
@@ -78,24 +79,25 @@ def symbols_everywhere(dice: Dice, host: str, topic: str) -> Page:
         words = writer.sentence().split(" ")
         cut = len(words) // 2
         blocks.append(" ".join([*words[:cut], ornament[:30], *words[cut:], ornament[30:]]))
-    return page(dice, host, topic, "symbols_everywhere", "special_characters", texts(*blocks))
+    return page(dice, host, topic, "symbols_everywhere", "kept", texts(*blocks), strict="no_text")
 
 
 def keywords(dice: Dice, host: str, topic: str) -> Page:
-    """Keyword stuffing: names of goods with no sentence around them."""
-    common, own = vocabulary()["common"], vocabulary()[topic]
-    blocks = []
-    for _ in range(6):
-        goods = []
-        for _ in range(12):
-            pair = (
-                dice.pick(common["adjectives"]),
-                dice.pick(own["looks"]),
-                dice.pick(own["things"]).partition("/")[0],
-            )
-            goods.append(" ".join(pair))
-        blocks.append(", ".join(goods).capitalize() + ".")
-    return page(dice, host, topic, "keywords", "stopwords", texts(*blocks))
+    """Keyword stuffing: names of goods of every kind with no sentence around them."""
+    common = vocabulary()["common"]
+    goods = []
+    for other in dice.shuffled(topics()) * 2:
+        own = vocabulary()[other]
+        goods.append(f"{dice.pick(common['adjectives'])} {dice.pick(own['looks'])} {first(dice.pick(own['things']))}")
+    blocks = [", ".join(goods[start : start + 6]).capitalize() + "." for start in range(0, len(goods), 6)]
+    return page(dice, host, topic, "keywords", "stopwords", texts(*blocks), strict="no_text")
+
+
+def flagged(dice: Dice, host: str, topic: str) -> Page:
+    """A flagged word or two in every paragraph: all of them go."""
+    writer = Writer(dice, topic)
+    blocks = [f"{writer.sentence()[:-1]}, {' '.join(own_words('flagged'))}." for _ in range(6)]
+    return page(dice, host, topic, "flagged", "no_text", texts(*blocks))
 
 
 def unpunctuated(dice: Dice, host: str, topic: str) -> Page:
@@ -103,26 +105,18 @@ def unpunctuated(dice: Dice, host: str, topic: str) -> Page:
     writer = Writer(dice, topic)
     drop = str.maketrans("", "", '.,;:?!"')
     blocks = [writer.paragraph(4).lower().translate(drop) for _ in range(6)]
-    return page(dice, host, topic, "unpunctuated", "punctuation", texts(*blocks))
+    return page(dice, host, topic, "unpunctuated", "kept", texts(*blocks), strict="no_text")
 
 
 def spam(dice: Dice, host: str, topic: str) -> Page:
     """An advertisement that is grammatical enough."""
-    forms = (
-        "{} it {}, and you have {} in the {} of the {}.",
-        "If you {} this {}, it is a {} to {} for.",
-        "You will {} the {}, and we will {} you a {}.",
-        "It is {}, it is a {}, and it is the {} that you {}.",
-    )
+    writer = Writer(dice, topic)
     blocks = []
-    for _ in range(6):
-        sentences = []
-        for form in dice.shuffled(forms)[:3]:
-            words = dice.shuffled(own_words("spam"))
-            text = form.format(*words[: form.count("{}")])
-            sentences.append(f"{text[:1].upper()}{text[1:]} {Writer(dice, topic).write('title')}.")
-        blocks.append(" ".join(sentences))
-    return page(dice, host, topic, "spam", "spam_words", texts(*blocks))
+    for _ in range(7):
+        pattern = f"{writer.write('advert')} {writer.write('advert')}"
+        wanted = iter(dice.shuffled(own_words("spam")))
+        blocks.append(articles("".join(next(wanted) if letter == "@" else letter for letter in pattern)))
+    return page(dice, host, topic, "spam", "kept", texts(*blocks), strict="spam_words")
 
 
 def hashes(dice: Dice, host: str, topic: str) -> Page:
@@ -172,52 +166,52 @@ def same_headings(dice: Dice, host: str, topic: str) -> Page:
 
 
 def refrain(dice: Dice, host: str, topic: str) -> Page:
-    """A long sentence that comes back four times in a long text."""
+    """A long sentence that comes back four times, between others that do not."""
     writer = Writer(dice, topic)
-    line = writer.fill(
-        "{name.up} said that {what} and {a} {noun} are to be {past} by {who} with {abstract} and {material}"
-    )
-    blocks = []
-    for number in range(12):
-        blocks.append(
-            f"{writer.paragraph(2)} {line}, {writer.write('tail')}." if number % 3 == 0 else writer.paragraph(2)
-        )
+    line = ""
+    while not 20 <= len(line.split(" ")) <= 23:  # two 10-grams each time, and no more 5-grams than needed
+        line = writer.sentence()
+    blocks: list[str] = []
+    while sum(len(block.split(" ")) for block in blocks) < 330:
+        blocks.append(writer.paragraph(2))
+    spots = [len(blocks) * share // 4 for share in range(4)]
+    blocks = [f"{block} {line}" if spot in spots else block for spot, block in enumerate(blocks)]
     return page(dice, host, topic, "refrain", "duplicate_ngrams", texts(*blocks))
 
 
-def oh_so(dice: Dice, host: str, topic: str) -> Page:
+def it_is(dice: Dice, host: str, topic: str) -> Page:
     """Two words that make up a fifth of the text."""
     own, common = vocabulary()[topic], vocabulary()["common"]
     looks = dice.shuffled([*own["looks"], *common["adjectives"], *common["feelings"]])
-    blocks = []
-    for start in range(0, 60, 6):
-        some = looks[start : start + 6]
-        blocks.append(", ".join(f"oh so {word}" for word in some).capitalize() + ".")
-    return page(dice, host, topic, "oh_so", "top_ngram", texts(*blocks))
+    sayings = [f"it is {looks[spot]} and {looks[spot + 1]}, it is {looks[spot + 2]}" for spot in range(0, 45, 3)]
+    blocks = ["; ".join(sayings[start : start + 3]).capitalize() + " to see." for start in range(0, len(sayings), 3)]
+    return page(dice, host, topic, "it_is", "top_ngram", texts(*blocks))
 
 
 def addresses(dice: Dice, host: str, topic: str) -> Page:
     """A third of all tokens are addresses."""
     writer = Writer(dice, topic)
+    letters = "abcdefghijklmnoprstuvwz"
     blocks = []
     for _ in range(6):
-        mixed: list[str] = []
-        for spot, word in enumerate(writer.paragraph(2).split(" ")):
-            letters = "".join(dice.pick("abcdefghijklmnoprstuvwz") for _ in range(4))
-            mixed += [word, f"http://{letters}.example"] if spot % 2 == 1 else [word]
-        blocks.append(" ".join(mixed))
+        words = writer.write("pointer").split("@")
+        names = ["".join(dice.pick(letters) for _ in range(5)) for _ in words[1:]]
+        named = [f"www.{name[:3]}.example/{name[3:]}{word}" for name, word in zip(names, words[1:], strict=True)]
+        blocks.append(words[0] + "".join(named))
     return page(dice, host, topic, "addresses", "gibberish", texts(*blocks))
 
 
 def emoji(dice: Dice, host: str, topic: str) -> Page:
-    """Emoji and hashtags with a word between."""
+    """Emoji and hashtags with a word or two between."""
     writer = Writer(dice, topic)
     blocks = []
     for _ in range(6):
         words = writer.paragraph(2).split(" ")
-        blocks.append(
-            " ".join(f"{word} {dice.pick(own_words('emoji'))} #{dice.pick(words).strip('.,')}" for word in words)
-        )
+        mixed: list[str] = []
+        for spot, word in enumerate(words):
+            tag = [] if spot % 2 else [f"#{dice.pick(words).strip('.,')}"]
+            mixed += [word, dice.pick(own_words("emoji")), *tag]
+        blocks.append(" ".join(mixed))
     return page(dice, host, topic, "emoji", "symbols", texts(*blocks))
 
 
@@ -225,7 +219,7 @@ def link_list(dice: Dice, host: str, topic: str) -> Page:
     """A page of links and nothing else."""
     writer = Writer(dice, topic)
     rows = "".join(f'<li><a href="/{number}.html">{writer.title()}</a></li>' for number in range(40))
-    made = page(dice, host, topic, "link_list", "no_text", [], "extract")
+    made = page(dice, host, topic, "link_list", "no_text", [])
     body = f"<html lang='en'><title>Links</title><body><div class='links'><ul>{rows}</ul></div></body></html>"
     return replace(made, raw=body.encode())
 
@@ -234,7 +228,7 @@ def tongue(dice: Dice, host: str, topic: str, line: str) -> Page:
     """The page of one line of tongues.txt."""
     lang, charset, title, text = line.split(" | ")
     parts = [Text(block="h1", text=title), *texts(text)]
-    made = page(dice, host, topic, f"foreign_{lang}", "language", parts, "extract")
+    made = page(dice, host, topic, f"foreign_{lang}", "language", parts)
     said = f"text/html; charset={charset}" if dice.chance(60) else "text/html"
     return replace(
         made, lang=lang, encoding=charset, content_type=said, head=f'<meta charset="{charset}">', frame="bare"
@@ -246,7 +240,7 @@ def reserved(reason: str, kind: str, *headers: tuple[str, str], head: str = "") 
 
     def make(dice: Dice, host: str, topic: str) -> Page:
         good = write(dice, host, topic, "article", 2)
-        return replace(good, kind=kind, headers=headers, head=head, reason=reason, stage="extract")
+        return replace(good, kind=kind, headers=headers, head=head, reason=reason)
 
     return make
 
@@ -258,6 +252,7 @@ PLANTS: dict[str, Callable[[Dice, str, str], Page]] = {
     "said_twice": said_twice,
     "symbols_everywhere": symbols_everywhere,
     "keywords": keywords,
+    "flagged": flagged,
     "unpunctuated": unpunctuated,
     "spam": spam,
     "hashes": hashes,
@@ -266,7 +261,7 @@ PLANTS: dict[str, Callable[[Dice, str, str], Page]] = {
     "numbers": numbers,
     "same_headings": same_headings,
     "refrain": refrain,
-    "oh_so": oh_so,
+    "it_is": it_is,
     "addresses": addresses,
     "emoji": emoji,
     "link_list": link_list,

@@ -17,6 +17,8 @@ from pipelines.smallweb.prose import Dice, Writer, topics
 
 SUBDOMAINS = ("blog", "forum", "shop", "docs", "gallery", "news")
 NUM_IMAGES = (1, 2, 0, 3, 1, 5, 2, 8, 3, 0, 2, 1)
+PLAIN_FIRST = 2  # pages of a site of articles that have no quirk
+SEALED_SITES = (1, 3, 5)  # three sites whose pages all show the same seal
 ACCENTS = {"Felix": "Félix", "Esme": "Esmé", "Zeno": "Zéno", "Ines": "Inès", "Cecily": "Cécily", "Bruno": "Brúno"}
 
 
@@ -51,30 +53,31 @@ def write(dice: Dice, host: str, topic: str, layout: str, num_images: int, image
 
 def pages(seed: int, per_site: int) -> list[Page]:
     """So many good pages a site, every markup of images in turn, and the quirks on the sites of articles."""
-    made = []
-    markups = list(IMAGE_MARKUP)
-    quirks = list(QUIRKS)
+    made: list[Page] = []
+    markups, quirks = list(IMAGE_MARKUP), list(QUIRKS)
+    seal = draw(Dice(seed, "seal"), "ring.example", "images", "markets", "logo")
     for site, (host, topic, layout) in enumerate(hosts()):
-        seal = draw(Dice(seed, host, "seal"), host, "images", topic, "logo")
         for number in range(per_site):
             dice = Dice(seed, host, number)
-            count = NUM_IMAGES[(number + site) % len(NUM_IMAGES)]
-            page = write(dice, host, topic, layout, count)
-            page = replace(page, markup=markups[(site * per_site + number) % len(markups)])
-            if layout == "article" and number >= 2:
-                name = quirks[(site // 2 * (per_site - 2) + number - 2) % len(quirks)]
-                if "{image}" in QUIRK_NEEDS.get(name, "") and not page.figures():
-                    page = write(Dice(seed, host, number, "again"), host, topic, layout, 2)
+            page = write(dice, host, topic, layout, NUM_IMAGES[(number + site) % len(NUM_IMAGES)])
+            page = replace(page, markup=markups[len(made) % len(markups)])
+            if layout == "article" and number >= PLAIN_FIRST:
+                name = quirks[(site // 2 * (per_site - PLAIN_FIRST) + number - PLAIN_FIRST) % len(quirks)]
+                if name in NEED_IMAGES and not page.figures():
+                    page = write(dice, host, topic, layout, 2)
                 page = replace(QUIRKS[name](page, dice), kind=name)
-            elif site == 1:
-                page = replace(page, parts=(*page.parts[:2], sealed(seal), *page.parts[2:]))
+            elif site in SEALED_SITES:
+                page = sealed(page, seal)
             made.append(page)
     return made
 
 
-def sealed(seal: Picture) -> Figure:
-    """The same picture on every page of a site: too frequent to be worth a request."""
-    return Figure(picture=seal, alt=f"The {seal.colour} seal of our {seal.thing} society")
+def sealed(page: Page, seal: Picture) -> Page:
+    """The page with a picture that many others show too: too frequent to be worth a request."""
+    alt = f"The {seal.colour} {seal.thing} seal of the ring of small sites"
+    mark = Figure(picture=seal, alt=alt)
+    markup = "plain" if page.markup == "rooted" else page.markup
+    return replace(page, parts=(*page.parts[:2], mark, *page.parts[2:]), markup=markup)
 
 
 def typographic(text: str) -> str:
@@ -144,7 +147,7 @@ def query_urls(page: Page, dice: Dice) -> Page:
     return replace(readdress(page, lambda url: f"{url}?size=large&copy=1&page=2"), markup="plain")
 
 
-QUIRK_NEEDS = {"base_href": "{image}", "comma_urls": "{image}", "query_urls": "{image}"}
+NEED_IMAGES = frozenset(("base_href", "comma_urls", "query_urls"))
 QUIRKS: dict[str, Callable[[Page, Dice], Page]] = {
     "base_href": based,
     "comma_urls": comma_urls,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.smallweb.markup import StreamItem
+from pipelines.smallweb.page import stage
 from pipelines.smallweb.pictures import Picture
 
 MOST_IMAGES = 5  # a page with more images is no better for it
@@ -26,9 +27,10 @@ class Record:
     """One WARC record.
 
     file is crawl-relative, ordinal counts from 0 in the file, offset and length are bytes of its gzip member. kind is
-    the layout, quirk or plant of a capture, "" for requests and the like. reason is what should become of it if there
-    were no duplicates, stage who says so ("extract", "judge", "" if kept). jaccard is that of the word 5-grams with the
-    cluster's original. words and images count the stream; text names its words.
+    the layout, quirk or plant of a capture, "" for requests and the like. reason is what should become of it under the
+    preset kosmos1 if there were no duplicates; strict that under the preset obelics where it is another. jaccard is
+    that of the word 5-grams with the cluster's original. words and images count the stream, which only what survives
+    extract has; text names its words.
     """
 
     file: str
@@ -37,8 +39,8 @@ class Record:
     length: int
     type: str
     reason: str
+    strict: str = ""
     kind: str = ""
-    stage: str = ""
     url: str = ""
     cluster: str = ""
     relation: str = ""
@@ -47,6 +49,11 @@ class Record:
     images: int = 0
     text: str = ""
     stream: tuple[StreamItem, ...] = ()
+
+    @property
+    def stage(self) -> str:
+        """Where it ends: "extract", "judge", or "" if it is kept."""
+        return stage(self.reason)
 
     @property
     def crawl(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ class Writing:
         length = self.buffer.tell() - offset
         told = {} if page is None or kind not in ("response", "revisit") else fate(page, original)
         url = page.url if page else ""
-        known = {"reason": "not_response", "stage": "extract", **told}
+        known = {"reason": "not_response", **told}
         self.records.append(
             Record(file=self.file, ordinal=ordinal, offset=offset, length=length, type=kind, url=url, **known)
         )
@@ -97,7 +98,7 @@ class Writing:
         request = StatusAndHeaders(f"GET {path} HTTP/1.1", asked, is_http_request=True)
         self.put("request", page, b"", request, peer, "application/http; msgtype=request")
         body = page.payload()
-        answer = StatusAndHeaders(page.status, answered(page, len(body), dice), protocol="HTTP/1.1")
+        answer = StatusAndHeaders(page.status, answered(page, len(body), self.start, dice), protocol="HTTP/1.1")
         if page.record_type == "revisit":
             peer["WARC-Profile"] = "http://netpreserve.org/warc/1.0/revisit/identical-payload-digest"
             peer["WARC-Payload-Digest"] = "sha1:3I42H3S6NNFQ2MSVX7XZKYAYSCX5QBYJ"
@@ -118,7 +119,7 @@ class Writing:
 
 def fate(page: Page, original: Page | None) -> dict[str, Any]:
     """What the truth says of a capture: fields of Record."""
-    planted = {"kind": page.kind, "reason": page.reason, "stage": page.stage}
+    planted = {"kind": page.kind, "reason": page.reason, "strict": page.strict}
     if page.stage == "extract":
         return planted
     words = page.words()
@@ -133,12 +134,12 @@ def fate(page: Page, original: Page | None) -> dict[str, Any]:
     }
 
 
-def answered(page: Page, num_bytes: int, dice: Dice) -> list[tuple[str, str]]:
+def answered(page: Page, num_bytes: int, at: datetime, dice: Dice) -> list[tuple[str, str]]:
     """The HTTP headers of a response, in the manner of Common Crawl: lengths and encodings as found are renamed."""
     content_type = page.content_type
     if content_type.lower() == "text/html; charset=utf-8" and page.kind != "cp1252_says_utf8" and dice.chance(25):
         content_type = "text/html"
-    headers = [("Date", "Sat, 07 Feb 2026 10:15:00 GMT"), ("Server", dice.pick(("nginx", "Apache/2.4", "Caddy")))]
+    headers = [("Date", format_datetime(at, usegmt=True)), ("Server", dice.pick(("nginx", "Apache/2.4", "Caddy")))]
     headers += [("Content-Type", content_type)] if content_type else []
     if page.status.startswith("301"):
         headers.append(("Location", "/elsewhere.html"))

@@ -1,0 +1,242 @@
+"""WARC to documents: gate on bytes, parse once, stream, language, rights, block rules, scores, and a verdict a record.
+
+One parse serves all corpora: pages with images are documents, the others texts, numbered together in record order.
+Thresholds on scores are `judge`'s; here go only hard limits, opt-outs, the loosest language bound and block rules.
+Limits are counts, so that the output never depends on the machine. A page that makes our own code raise is a counted
+reason (`parser`), never a failed unit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+
+import pyarrow as pa
+
+from engine import schema
+from engine.stage import Output, Unit, Work
+from pipelines import charset, guards, language, rights, rules, stream, urls, warc
+from pipelines.entries import Entry, Stream
+from pipelines.reasons import Reason
+from pipelines.rows import Page, Rows
+from pipelines.walk import HEADINGS
+
+VERSION = 1
+OUTPUTS = (
+    Output(name="documents", schema=schema.DOCUMENTS),
+    Output(name="captions", schema=schema.CAPTIONS),
+    Output(name="texts", schema=schema.TEXTS),
+    Output(name="references", schema=schema.REFERENCES),
+    Output(name="scores", schema=schema.SCORES),
+    Output(
+        name="verdicts",
+        schema=schema.VERDICTS,
+        sort_by=("url_hash", "offset"),
+        batch_rows=1 << 24,
+        compression=None,
+    ),
+)
+HTML_TYPES = frozenset(("text/html", "application/xhtml+xml"))
+GENERIC_TYPES = frozenset(
+    ("", "*/*", "unknown/unknown", "application/unknown", "application/octet-stream", "application/xml", "text/xml",
+     "application/x-unknown-content-type", "application/html", "html", "text", "text/xhtml", "application/xhtml")
+)  # fmt: skip
+# What browsers take for HTML (WHATWG MIME sniffing), after an XML declaration or comment too.
+HTML_START = re.compile(
+    rb"(?:\xef\xbb\xbf)?[\s\0]{0,512}+(?:<\?xml[^>]{0,512}>\s{0,512}+)?(?><!--.{0,2048}?-->\s{0,512}+){0,4}+"
+    rb"<(?:!doctype\s{1,64}html|html|head|body|script|iframe|h1|div|font|table|a|style|title|b|br|p|meta)[\s>]",
+    re.I | re.S,
+)
+NEVER_HTML = (b"%PDF", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04", b"RIFF", b"\x1f\x8b", b"OggS", b"ID3")
+
+
+def libraries() -> tuple[str, ...]:
+    """Versions of everything that decides bytes, for the stage key."""
+    names = ("selectolax", "fastwarc", "resiliparse", "pycld2", "fasttext-predict")
+    return (
+        *(f"{name} {version(name)}" for name in names),
+        f"unicode {unicodedata.unidata_version}",
+        f"lid.176.ftz {language.model_digest()}",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Every limit of the stage. The defaults are the preset kosmos1."""
+
+    max_record_bytes: int = 16 << 20
+    max_page_bytes: int = 4 << 20
+    max_images: int = 4096
+    guards: guards.Limits = field(default_factory=guards.Limits)
+    language: str = "en"  # K: English only
+    min_language_score: float = 0.5  # the loosest preset; judge applies its own
+    blocks: rules.BlockRules = field(default_factory=rules.kosmos1)
+    respect_opt_out: bool = True
+    agent: str = rights.AGENT
+    chunk_pages: int = 256  # pages, or characters of their text, that become one table: bounds memory
+    chunk_chars: int = 16 << 20
+    libraries: tuple[str, ...] = field(default_factory=libraries)
+
+
+def obelics() -> Config:
+    """The preset of OBELICS: all its block rules."""
+    return Config(blocks=rules.obelics())
+
+
+Refusal = tuple[Reason, float]
+
+
+def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
+    """Extract one WARC; unit.inputs = (identity, address, crawl)."""
+    identity, uri, crawl = unit.inputs
+    rows = Rows(crawl=crawl, file=identity)
+    for record in warc.records(work.local(uri), work.enter, config.max_record_bytes):
+        address = urls.canonical(record.url)
+        digest = hashlib.sha256(address.encode("ascii")).digest() if address else bytes(8)
+        url_hash: int = struct.unpack_from("<Q", digest)[0]
+        outcome = _judged(record, address, config, work)
+        if isinstance(outcome, Page):
+            doc_id = hashlib.sha256(f"{identity}\n{record.offset}".encode()).digest()[:16]
+            rows.add(outcome, doc_id=doc_id, url_hash=url_hash)
+            reason, value = Reason.KEPT, 0.0
+        else:
+            reason, value = outcome
+        rows.verdict(url_hash, record.offset, reason, value)
+        work.count(reason.word)
+        if rows.num_pending >= config.chunk_pages or rows.num_chars >= config.chunk_chars:
+            yield from rows.tables()
+    yield from rows.tables()
+    yield from rows.verdicts()
+
+
+def _judged(record: warc.Record | warc.Bad, address: str, config: Config, work: Work) -> Page | Refusal:
+    """The page of a record, or why there is none."""
+    if isinstance(record, warc.Bad):
+        return record.reason, record.value
+    if record.kind != "response":
+        return Reason.NOT_RESPONSE, 0.0
+    if not address:
+        return Reason.BAD_URL, 0.0
+    try:
+        gated = gate(record, config)
+        return gated if isinstance(gated, tuple) else read(record, gated, address, config, work)
+    except MemoryError:
+        raise
+    except Exception:  # the record guard: one page's surprise must not cost the file
+        return Reason.PARSER, 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gated:
+    """What passed the gate: the page as UTF-8, and the headers that speak of rights."""
+
+    html: bytes
+    robots: str
+    reserved: str
+
+
+def gate(record: warc.Record, config: Config) -> Gated | Refusal:
+    """All checks that need no parse, cheapest first."""
+    if record.size > config.max_record_bytes:
+        return Reason.TOO_LARGE, float(record.size)
+    message = warc.response(record.block)
+    if isinstance(message, Reason):
+        return message, 0.0
+    if message.status != 200:
+        return Reason.HTTP_STATUS, float(message.status)
+    content_type = message.first("content-type")
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in HTML_TYPES and kind not in GENERIC_TYPES and "/" in kind:
+        return Reason.NOT_HTML, 0.0
+    robots = rights.robots_header(message.all("x-robots-tag"), config.agent)
+    if config.respect_opt_out and rights.opted_out(robots):
+        return Reason.OPT_OUT_HEADER, 0.0
+    reserved = rights.reserved(message.all("tdm-reservation"))
+    if config.respect_opt_out and reserved:
+        return Reason.OPT_OUT_TDM, 0.0
+    if not message.body.strip():
+        return Reason.EMPTY, 0.0
+    body = warc.decoded(message, config.max_page_bytes)
+    if body is Reason.TOO_LARGE:
+        return body, float(max(len(message.body), config.max_page_bytes + 1))
+    if isinstance(body, Reason):
+        return body, 0.0
+    if not body.strip():
+        return Reason.EMPTY, 0.0
+    if body.startswith(NEVER_HTML) or (kind not in HTML_TYPES and not HTML_START.match(body)):
+        return Reason.NOT_HTML, 0.0
+    text = charset.to_utf8(body, content_type)
+    if not text.codec:
+        return Reason.CHARSET, text.bad
+    over = guards.exceeded(guards.scan(text.text, config.guards), config.guards)
+    if over is not None:
+        return over[0], float(over[1])
+    return Gated(html=text.text, robots=robots, reserved=reserved)
+
+
+def read(record: warc.Record, gated: Gated, address: str, config: Config, work: Work) -> Page | Refusal:
+    """Parse a page that passed the gate; stream, rights, language, block rules, scores."""
+    found = stream.parse(gated.html, address, config.max_images)
+    meta = rights.robots_meta(found.metas, config.agent)
+    reserved = gated.reserved or rights.reserved(value for name, value in found.metas if name == "tdm-reservation")
+    if config.respect_opt_out and rights.opted_out(meta):
+        return Reason.OPT_OUT_META, 0.0
+    if config.respect_opt_out and reserved:
+        return Reason.OPT_OUT_TDM, 0.0
+    if found.too_many_images:
+        return Reason.TOO_MANY_IMAGES, float(config.max_images + found.too_many_images)
+    texts = [entry.text for entry in found.entries if entry.image < 0]
+    if not texts:
+        return Reason.NO_TEXT, 0.0
+    lang = language.identify("\n".join(texts), found.lang, config.language)
+    if lang.wanted < config.min_language_score:
+        return Reason.LANGUAGE, lang.wanted
+    drop_blocks(found, config, work)
+    texts = [entry.text for entry in found.entries if entry.image < 0]
+    if not texts:
+        return Reason.NO_TEXT, 0.0
+    return Page(
+        record=replace(record, block=b""),  # pages wait for others; their bytes need not
+        host=urls.host(address),
+        lang=lang,
+        rights=rights.Rights(robots=gated.robots, meta=meta, tdm=reserved),
+        stream=found,
+        scores=rules.page(texts),
+        interspersed=interspersed(found.entries),
+    )
+
+
+def drop_blocks(found: Stream, config: Config, work: Work) -> None:
+    """Apply the block rules; what goes is counted as block_<rule>."""
+    entries = found.entries
+    image = [False, *(entry.image >= 0 for entry in entries), False]
+    blocks = [(entry, image[i] or image[i + 2]) for i, entry in enumerate(entries) if entry.image < 0]
+    failed = rules.failing(
+        [entry.block for entry, _ in blocks], [entry.text for entry, _ in blocks], [b for _, b in blocks], config.blocks
+    )
+    for (entry, _), rule in zip(blocks, failed, strict=True):
+        if rule:
+            entry.drop = True
+            work.count(f"block_{rule}")
+    found.settle()
+
+
+def interspersed(entries: list[Entry]) -> bool:
+    """Whether prose stands beside an image: before or after it, over other images and captions (K)."""
+    before = pending = False
+    for entry in entries:
+        if entry.image >= 0:
+            if before:
+                return True
+            pending = True
+        elif entry.block != "figcaption":
+            before = entry.block not in HEADINGS
+            if pending and before:
+                return True
+            pending = pending and not before
+    return False

@@ -1,0 +1,210 @@
+"""The commands as a person types them: help, answers, exit codes, and one sentence for each mistake."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.chain import Chain
+from engine.cli import main
+from engine.ledger import Ledger
+from engine.pool import InlinePool
+from engine.progress import Quiet
+from engine.run import Options, run
+from pipelines import snapshot
+from pipelines.kosmos import interleaved, small
+from pipelines.smallweb import CRAWLS, Truth, write
+
+VERBS = ("demo", "plan", "run", "status", "why", "freeze", "verify", "gc", "abandon")
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
+    folder = tmp_path_factory.mktemp("web")
+    return folder, write(folder)
+
+
+@pytest.fixture(scope="module")
+def store(web: tuple[Path, Truth], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A store that holds two files of the first crawl."""
+    folder = tmp_path_factory.mktemp("store")
+    ledger = Ledger(str(folder))
+    ledger.check(create=True)
+    units = snapshot.units(snapshot.Inputs(crawl=CRAWLS[0], mirror=str(web[0])), ledger)[:2]
+    run(interleaved(small()), ledger, units, InlinePool(ledger.store.url), Quiet())
+    yield folder
+
+
+def test_help_names_every_command_and_an_example_of_each(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for verb in VERBS:
+        assert f"    {verb} " in text
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        assert f"example: kosmos {verb}" in capsys.readouterr().out
+
+
+def test_plan_counts_what_is_left(web: tuple[Path, Truth], store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--small", "--crawl", CRAWLS[0], "--mirror", str(web[0]), "--store", str(store), "--json"]
+    assert main(["plan", "interleaved", *words]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    extract = plan["stages"][0]
+    assert (extract["planned"], extract["committed"]) == (4, 2)
+    assert extract["cpu_s"] > 0 and plan["fresh"] == 2 and plan["generations"] == 1
+
+
+def test_plan_writes_nothing(web: tuple[Path, Truth], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "new"
+    assert main(["plan", "--crawl", CRAWLS[0], "--mirror", str(web[0]), "--store", str(place)]) == 0
+    assert "not measured" in capsys.readouterr().out and not place.exists()
+
+
+def test_status_and_the_funnel(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--small", "--store", str(store), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    extract = found["stages"][0]
+    assert extract["units"] == 2
+    records = {reason: num for reason, num in extract["counts"].items() if not reason.startswith("block_")}
+    assert sum(records.values()) == extract["rows"]["verdicts"], "every record is counted once"
+    assert main(["status", "--small", "--store", str(store)]) == 0
+    text = capsys.readouterr().out
+    assert "Funnel" in text and "opt_out_header" in text and "published" in text
+
+
+def test_freeze_prints_a_digest_that_stays(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digests = []
+    for words in (["extract"], ["extract"], ["decide"], ["decide", "--generation", "1"]):
+        assert main(["freeze", *words, "--small", "--store", str(store)]) == 0
+        digests.append(capsys.readouterr().out.strip())
+    assert digests[0] == digests[1] and digests[2] == digests[3] != digests[0]
+    ledger = Ledger(str(store))
+    assert [commit.unit for commit in ledger.manifest(digests[0])] == sorted(ledger.committed(_key("extract")))
+
+
+def _key(stage: str) -> str:
+    return interleaved(small()).stage(stage).key
+
+
+def test_why_and_verify_and_gc(web: tuple[Path, Truth], store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = next(r for r in web[1].records if r.reason == "language" and r.file == web[1].files(CRAWLS[0])[0])
+    assert main(["why", record.url, "--small", "--store", str(store), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["outcome"] == "language"
+    unit = sorted(Ledger(str(store)).committed(_key("extract")))[0]
+    assert main(["why", unit, "--small", "--store", str(store)]) == 0
+    assert "committed" in capsys.readouterr().out
+    assert main(["verify", "--small", "--store", str(store), "--sample", "1"]) == 0
+    assert "all sound" in capsys.readouterr().out
+    assert main(["gc", "--store", str(store), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["files"] == 0
+
+
+def test_show_prints_what_is_hashed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--set", "judge.min_words=50", "--set", "judge.min_stopwords=none", "--show"]) == 0
+    text = capsys.readouterr().out
+    assert "judge.min_words = 50" in text and f"# extract: {interleaved().stage('extract').key}" in text
+    assert f"# judge: {interleaved().stage('judge').key}" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["run", "nothing"], "no recipe 'nothing'; there is interleaved"),
+        (["run"], "no input: give --crawl"),
+        (["run", "--input", "{web}/crawl-dat/*.warc.gz"], "did you mean {web}/crawl-data?"),
+        (["plan", "--crawl", "SMALL-2026-07", "--mirror", "{web}"], "it has SMALL-2026-"),
+        (["run", "--set", "judge.min_wrods=1"], "did you mean min_words?"),
+        (["run", "--set", "judge.min_words=many"], "it is a number"),
+        (["run", "--set", "dedupe.partitions=3"], "power of two"),
+        (
+            ["run", "--crawl", "SMALL-2026-06", "--mirror", "{web}", "--only", "fetch"],
+            "no stage 'fetch'; its stages are",
+        ),
+        (["run", "--crawl", "SMALL-2026-06", "--mirror", "{web}", "--limit", "-1"], "--limit"),
+        (["run", "--crawl", "SMALL-2026-06", "--mirror", "{web}", "--store", "{web}"], "holds other things"),
+        (["status", "--store", "ftp://host/x"], "scheme 'ftp'"),
+        (["why", "not a page", "--small", "--store", "{store}"], "no http(s) address"),
+        (["why", "https://nowhere.example/", "--small", "--store", "{store}"], "is in no WARC"),
+        (["freeze", "decide", "--generation", "9", "--small", "--store", "{store}"], "generation 9 of decide is not"),
+        (["abandon", "--small", "--store", "{store}"], "no open generation"),
+        (["verify", "--store", "{web}/none"], "is empty"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    web: tuple[Path, Truth], store: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill = {"web": str(web[0]), "store": str(store)}
+    assert main([word.format(**fill) for word in words]) == 2
+    captured = capsys.readouterr()
+    assert says.format(**fill) in captured.err and captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+
+
+def test_an_unwritable_store_is_exit_code_3(web: tuple[Path, Truth], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--crawl", CRAWLS[0], "--mirror", str(web[0]), "--store", "/proc/none/store"]) == 3
+    assert "give a --store that you can write" in capsys.readouterr().err
+
+
+def test_a_manifest_whose_object_is_gone_is_told(
+    web: tuple[Path, Truth], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger(str(tmp_path))
+    ledger.check(create=True)
+    recipe = interleaved(small())
+    units = snapshot.units(snapshot.Inputs(crawl=CRAWLS[0], mirror=str(web[0])), ledger)[:1]
+    run(recipe, ledger, units, InlinePool(ledger.store.url), Quiet(), Options(only="extract"))
+    (commit,) = ledger.commits(recipe.stage("extract").key)
+    ledger.store.delete([commit.outputs["scores"][0].path])
+    words: list[Any] = ["--small", "--store", str(tmp_path)]
+    assert main(["verify", *words]) == 3
+    assert "is gone" in capsys.readouterr().out
+    assert main(["why", web[1].kept()[0].url, *words]) == 3
+    assert "run `kosmos verify`" in capsys.readouterr().err
+    assert Chain(recipe, ledger).standing() == []
+
+
+def test_a_damaged_file_is_found_by_verify(
+    web: tuple[Path, Truth], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger(str(tmp_path))
+    ledger.check(create=True)
+    recipe = interleaved(small())
+    units = snapshot.units(snapshot.Inputs(crawl=CRAWLS[0], mirror=str(web[0])), ledger)[:1]
+    run(recipe, ledger, units, InlinePool(ledger.store.url), Quiet(), Options(only="extract"))
+    (commit,) = ledger.commits(recipe.stage("extract").key)
+    path = tmp_path / commit.outputs["texts"][0].path
+    body = bytearray(path.read_bytes())
+    body[len(body) // 2] ^= 1
+    path.write_bytes(body)
+    assert main(["verify", "--only", "extract", "--small", "--store", str(tmp_path), "--json"]) == 3
+    (fault,) = json.loads(capsys.readouterr().out)["faults"]
+    assert "other bytes than its commit says" in fault
+
+
+@pytest.mark.ray
+def test_run_from_the_command_line(ray_session: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A truncated file and one that is no WARC cost their damaged records, not the run."""
+    web = tmp_path / "web"
+    truth = write(web)
+    good = web / truth.files(CRAWLS[0])[0]
+    cut = tmp_path / "cut.warc.gz"
+    cut.write_bytes(good.read_bytes()[: good.stat().st_size * 6 // 10])
+    (tmp_path / "no.warc.gz").write_bytes(gzip.compress(b"<html>not a WARC</html>"))
+    words = ["run", "--small", "--input", f"{tmp_path}/*.warc.gz", "--store", str(tmp_path / "store"), "--json"]
+    assert main(words) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    report = events[-1]
+    assert report["event"] == "report" and all(not stage["failed"] for stage in report["stages"])
+    assert main(["status", "--small", "--store", str(tmp_path / "store"), "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)["stages"][0]["counts"]
+    assert counts["corrupt"] >= 2 and counts["kept"] > 20
+    assert main(words) == 0
+    again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [stage["committed"] for stage in again[-1]["stages"]] == [0, 0, 0]

@@ -1,0 +1,79 @@
+"""Bytes to text: no mojibake where the bytes allow an answer, a refusal where they do not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines import charset
+
+RUSSIAN = "Съешь же ещё этих мягких французских булок, да выпей чаю. " * 5
+JAPANESE = "いろはにほへと散りぬるを我が世誰ぞ常ならむ有為の奥山今日越えて。" * 5
+FRENCH = "Voilà l'été à la plage où naît la forêt, déjà. " * 5
+
+
+@pytest.mark.parametrize(
+    ("text", "codec", "content_type"),
+    [
+        (FRENCH, "utf-8", ""),
+        (FRENCH, "utf-8", "text/html; charset=iso-8859-1"),
+        (FRENCH, "cp1252", "text/html; charset=ISO-8859-1"),
+        (FRENCH, "cp1252", 'text/html; charset="latin1"'),
+        (RUSSIAN, "cp1251", "text/html; charset=windows-1251"),
+        (RUSSIAN, "koi8-r", '<meta charset="koi8-r">'),
+        (RUSSIAN, "cp1251", "detected"),
+        (JAPANESE, "cp932", "<meta http-equiv=content-type content='text/html; charset=Shift_JIS'>"),
+        (JAPANESE, "euc_jp", "text/html; charset=euc-jp"),
+        (JAPANESE, "iso2022_jp", "<meta charset=iso-2022-jp>"),
+        (JAPANESE, "utf-16-le", "mark"),
+        (JAPANESE, "utf-16-be", "mark"),
+        (FRENCH, "utf-16-le", ""),
+    ],
+)
+def test_text_comes_back(text: str, codec: str, content_type: str) -> None:
+    html = f"<html><p>{text}</p></html>"
+    header = content_type if content_type.startswith("text/") else ""
+    if content_type.startswith("<"):
+        html = content_type + html
+    body = ("\ufeff" * (content_type == "mark") + html).encode(codec)
+    found = charset.to_utf8(body, header)
+    assert found.text.decode() == html
+    assert found.codec == codec
+
+
+def test_a_default_header_does_not_outrank_a_meta_that_fits() -> None:
+    html = '<meta charset="gb2312"><p>' + "中文网页编码测试内容" * 20
+    assert charset.to_utf8(html.encode("gb18030"), "text/html; charset=ISO-8859-1").text.decode() == html
+
+
+def test_utf8_with_a_few_bad_bytes_stays_utf8() -> None:
+    body = RUSSIAN.encode() + b"\xff" + RUSSIAN.encode()
+    found = charset.to_utf8(body, "text/html; charset=iso-8859-1")
+    assert (found.codec, found.text.decode()) == ("utf-8", RUSSIAN * 2)
+
+
+def test_utf8_that_was_cut_inside_a_character() -> None:
+    assert charset.to_utf8(RUSSIAN.encode() + "я".encode()[:1]).text.decode() == RUSSIAN
+
+
+@pytest.mark.parametrize("body", [b"\0" * 1000, bytes(range(256)) * 20, b"\x89PNG\r\n\x1a\n" + b"\0\1\2\3" * 100])
+def test_binary_is_refused(body: bytes) -> None:
+    found = charset.to_utf8(body)
+    assert (found.codec, found.text) == ("", b"")
+    assert found.bad > charset.MAX_BAD
+
+
+def test_only_codecs_of_the_web_are_looked_up() -> None:
+    body = b'<meta charset="rot13"><p>caf\xe9 au lait, s\'il vous pla\xeet'
+    assert "café" in charset.to_utf8(body, "text/html; charset=unicode_escape").text.decode()
+    for codec in charset.LABELS:
+        assert "a".encode(codec)
+
+
+@given(st.binary(max_size=300), st.text(max_size=40))
+def test_every_answer_is_utf8_without_controls(body: bytes, content_type: str) -> None:
+    found = charset.to_utf8(body, content_type)
+    text = found.text.decode("utf-8")
+    assert "\ufffd" not in text or b"\xef\xbf\xbd" in body
+    assert not set(found.text) & set(charset.CONTROLS)

@@ -1,0 +1,90 @@
+"""The scan before the parse: hostile pages are refused by counts, and no real nesting is underestimated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from selectolax.lexbor import LexborHTMLParser
+
+from pipelines import guards
+from pipelines.guards import Limits
+from pipelines.reasons import Reason
+
+NUMBERED = [b"%d" % n for n in range(100_000)]
+HOSTILE = {
+    "nested": (b"<div>" * 1_000_000, Reason.TOO_DEEP),
+    "svg": (b"<svg>" + b"<g>" * 100_000, Reason.TOO_DEEP),
+    "buttons": (b"<button>" * 10_000, Reason.TOO_DEEP),
+    "formatting": (b"".join(b"<p><b id=%b>" % n for n in NUMBERED), Reason.TOO_DEEP),
+    "masked": ((b"<div>" * 400 + b"<table><td>" + b"</div>" * 400) * 50, Reason.TOO_DEEP),
+    "ignored ends": (b"<span><div></span>" * 5000, Reason.TOO_DEEP),
+    "framesets": (b"<frameset>" * 5000, Reason.TOO_DEEP),
+    "attributes": (b"<a " + b" ".join(b"a" + n for n in NUMBERED) + b">", Reason.TOO_MANY_ATTRIBUTES),
+    "bodies": (b"".join(b"<body a%b=1>" % n for n in NUMBERED), Reason.TOO_MANY_ATTRIBUTES),
+    "in all": (b"<p a b c d e f g h i j>" * 60_000, Reason.TOO_MANY_ATTRIBUTES),
+    "nodes": (b"<p>" * 400_000, Reason.TOO_MANY_NODES),
+    "ends that make nodes": (b"</br>" * 400_000, Reason.TOO_MANY_NODES),
+}
+HARMLESS = {
+    "unclosed p": b"<p>paragraph\n" * 20_000,
+    "unclosed cells": b"<table>" + b"<tr><td>x<td>y" * 20_000,
+    "unclosed items": b"<ul>" + b"<li>x" * 50_000,
+    "the same font": b"<font size=2>" * 2 + b"<p><font size=2>x" * 300,
+    "quote": b'<a href="' + b"<p>" * 500_000,
+    "comment": b"<!--" + b"<div>" * 500_000,
+    "script": b"<script>" + b"<div>" * 500_000,
+    "textarea": b"<textarea>" + b"<div>" * 500_000,
+    "ampersands": b"&" * 4_000_000,
+    "less than": b"<" * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_pages_are_refused(name: str) -> None:
+    html, reason = HOSTILE[name]
+    found = guards.exceeded(guards.scan(html[: 4 << 20], Limits()), Limits())
+    assert found is not None
+    assert found[0] == reason
+    assert found[1] > 256
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_sloppy_pages_pass(name: str) -> None:
+    assert guards.exceeded(guards.scan(HARMLESS[name], Limits()), Limits()) is None
+
+
+def levels(html: bytes) -> Iterator[int]:
+    tree = LexborHTMLParser(html)
+    pending = [(tree.root, 1)]
+    while pending:
+        node, depth = pending.pop()
+        if node is None:
+            continue
+        yield depth
+        pending += [(node.next, depth), (node.first_child, depth + 1)]
+
+
+TAGS = ["div", "b", "span", "p", "table", "td", "ul", "li", "svg", "g", "a", "i", "section", "object", "script", "h1"]
+TOKEN = st.one_of(
+    st.sampled_from(TAGS).map(lambda t: f"<{t}>"),
+    st.sampled_from(TAGS).map(lambda t: f"</{t}>"),
+    st.sampled_from(["x", "<!--", "-->", "<b class=1>", "<br>", "</p>", '<i a="', '">', "<", "</", "<?", "<!x>"]),
+)
+
+
+@given(st.lists(TOKEN, max_size=60))
+def test_depth_is_not_underestimated(tokens: list[str]) -> None:
+    html = "".join(tokens).encode()
+    counts = guards.scan(html, Limits())
+    # html, body, and what tables and lists add between the elements that are counted.
+    assert max(levels(html)) <= 8 + 5 * counts.depth
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_can_be_counted(html: bytes) -> None:
+    counts = guards.scan(html, Limits())
+    assert counts.nodes <= len(html) + 1
+    assert counts.attributes <= len(html)
