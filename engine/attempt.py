@@ -50,6 +50,8 @@ def attempt(
             return Outcome(unit=unit.id, state="skipped")
         tag = uuid.uuid4().hex[:8]
         try:
+            if careful:
+                sweep(scratch)  # the worker that died left its folder, maybe on this machine
             with scratch_folder(scratch, f"{stage.name}-{unit.id}.{tag}") as folder:
                 if careful:
                     return _guarded(ledger, stage, unit, tag, folder, timeout_s)

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -60,6 +61,18 @@ def connect(num_cpus: int | None = None, scratch: str = "") -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def connected() -> bool:
+    """Whether this process has a Ray already, without loading it."""
+    loaded = sys.modules.get("ray")
+    return loaded is not None and bool(loaded.is_initialized())
+
+
+def where(num_cpus: int = 0) -> str:
+    """Where `connect` would take its Ray from, for people."""
+    address = os.environ.get("RAY_ADDRESS")
+    return f"at {address}" if address else f"on this machine, {num_cpus or os.cpu_count() or 1} units at once"
 
 
 def _answers(address: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from engine import progress
 from engine.attempt import sweep
-from engine.cluster import connect
+from engine.cluster import connect, connected, where
 from engine.ledger import Ledger
 from engine.pool import InlinePool, Pool, RayPool
 from engine.recipe import Recipe
@@ -36,6 +36,8 @@ def drive(
             if ledger.store.url.startswith("memory:"):
                 pool = InlinePool(ledger.store.url, options.scratch)
             else:
+                if not connected():
+                    shown.note(f"starting Ray {where(workers)}; this takes some seconds")
                 ray = stack.enter_context(connect(workers or None, options.scratch))
                 pool = RayPool(ray, ledger.store.url, options.scratch, options.timeout_s)
             stack.enter_context(_interrupts(drain))

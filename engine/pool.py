@@ -115,7 +115,8 @@ class RayPool:
             try:
                 ended.append((task, self._ray.get(reference)))
             except self._ray.exceptions.RayError as error:
-                ended.append((task, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"))
+                sentence = str(error).strip().split("\n", 1)[0]
+                ended.append((task, f"{type(error).__name__}: {sentence}"))
         return ended
 
     def cancel(self) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -67,7 +67,7 @@ def absolute(url: str) -> str:
     return url.rstrip("/")
 
 
-@lru_cache(maxsize=16)
+@cache  # a memory:// store lives here
 def _connect(url: str) -> Any:
     scheme = urlsplit(url).scheme
     options: dict[str, Any] = {}
@@ -121,9 +121,10 @@ class Store:
     def _fault(self, verb: str, path: str, error: BaseException) -> StoreError:
         if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
             return StoreError(f"{self.url} refused to {verb} {path}: {_first_line(error)}; check your credentials")
-        return StoreError(
-            f"cannot {verb} {path} in {self.url}: {_first_line(error)}; run the same command again to resume"
-        )
+        if any(code in str(error) for code in ("NoSuchBucket", "ContainerNotFound")):
+            return StoreError(f"{self.url}: there is no such bucket; make it, or check the address")
+        what = f"{verb} {path} in" if path else verb
+        return StoreError(f"cannot {what} {self.url}: {_first_line(error)}; run the same command again to resume")
 
     def put_new(self, path: str, body: bytes) -> bool:
         """Create the object; False if it was there already. Raises StoreError after the store's retries.

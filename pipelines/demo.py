@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from engine import show
-from engine.cluster import connect
+from engine.cluster import connect, where
 from engine.drive import drive
 from engine.errors import ConfigError
 from engine.ledger import Ledger
@@ -42,6 +42,7 @@ def demo(folder: str, workers: int = 0, as_json: bool = False) -> int:
     recipe, ledger = interleaved(small()), Ledger(str(store))
     ledger.check(create=True)
     complete = True
+    console.print(f"Starting Ray {where(workers)} ...", highlight=False)
     with connect(workers or None):
         for crawl in smallweb.CRAWLS:
             words = f"kosmos run interleaved --small --crawl {crawl} --mirror {web} --store {store}"

@@ -358,3 +358,34 @@ def test_ctrl_c_drains_exits_130_and_the_same_command_resumes(
     assert code == 0 and reports[0]["found"] == len(done), said
     assert written(url) == undisturbed(16) and sound(url)
     assert Ledger(url).failures(NUMBERS.key) == {}
+
+
+@pytest.mark.slow
+def test_a_unit_that_never_ends_fails_by_the_watchdog(ray_session: Any, url: str, tmp_path: Path) -> None:
+    pool = RayPool(ray_session, url, str(tmp_path), timeout_s=5.0)
+    units = stages.units(3, "sleep:100", at=1)
+    reports = run(stages.alone(NUMBERS), Ledger(url), units, pool, Quiet(), Options(scratch=str(tmp_path)))
+    assert reports[0].failed == ["u0001"] and reports[0].committed == 2 and reports[0].deaths == 1
+    assert "no end after 5 s, at record offset 44" in reports[0].error
+
+
+def test_an_exclusive_stage_has_one_driver_at_a_time(ray_session: Any, url: str, tmp_path: Path) -> None:
+    """Two drivers, one of which must wait: no unit of one ever runs while the other's do."""
+    recipe = stages.alone(stages.exclusive_stage())
+    busy = tmp_path / "busy"
+    busy.mkdir()
+    ends: list[StageReport] = []
+
+    def drive(first: int) -> None:
+        # each driver keeps to one unit in flight by its lane; between the drivers stands only the lease
+        units = stages.units(3, f"overlap:{busy}", first=first, lane="one")
+        pool = RayPool(ray_session, url, str(tmp_path / "scratch"))
+        ends.extend(run(recipe, Ledger(url), units, pool, Quiet()))
+
+    threads = [threading.Thread(target=drive, args=(first,)) for first in (0, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert [report.committed for report in ends] == [3, 3]
+    assert Ledger(url).failures(recipe.steps[0].stage.key) == {}

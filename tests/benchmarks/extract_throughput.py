@@ -76,9 +76,7 @@ def main() -> None:
     other = peer(arguments.peer, arguments.folder, arguments.pattern)
     mine, theirs = pages / spent, other["pages"] / other["cpu_s"]
     print(f"ours: {pages} pages, {kept} kept, {spent:.2f} CPU s, {mine:.0f} pages/s")
-    print(
-        f"peer: {other['pages']} pages, {other['texts']} with text, {other['cpu_s']:.2f} CPU s, {theirs:.0f} pages/s"
-    )
+    print(f"peer: {other['pages']} pages, {other['texts']} with text, {other['cpu_s']:.2f} CPU s, {theirs:.0f} pages/s")
     print(f"ratio {mine / theirs:.1f}")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from engine.chain import Chain
 from engine.cli import main
-from engine.ledger import Ledger
+from engine.ledger import Commit, Ledger
 from engine.pool import InlinePool
 from engine.progress import Quiet
 from engine.run import Options, run
@@ -152,33 +152,34 @@ def test_an_unwritable_store_is_exit_code_3(web: tuple[Path, Truth], capsys: pyt
     assert "give a --store that you can write" in capsys.readouterr().err
 
 
+def extracted(web: Path, folder: Path) -> tuple[Ledger, Commit]:
+    """A store with the first file extracted, and its commit."""
+    ledger = Ledger(str(folder))
+    ledger.check(create=True)
+    recipe = interleaved(small())
+    units = snapshot.units(snapshot.Inputs(crawl=CRAWLS[0], mirror=str(web)), ledger)[:1]
+    run(recipe, ledger, units, InlinePool(ledger.store.url), Quiet(), Options(only="extract"))
+    (commit,) = ledger.commits(recipe.stage("extract").key)
+    return ledger, commit
+
+
 def test_a_manifest_whose_object_is_gone_is_told(
     web: tuple[Path, Truth], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ledger = Ledger(str(tmp_path))
-    ledger.check(create=True)
-    recipe = interleaved(small())
-    units = snapshot.units(snapshot.Inputs(crawl=CRAWLS[0], mirror=str(web[0])), ledger)[:1]
-    run(recipe, ledger, units, InlinePool(ledger.store.url), Quiet(), Options(only="extract"))
-    (commit,) = ledger.commits(recipe.stage("extract").key)
+    ledger, commit = extracted(web[0], tmp_path)
     ledger.store.delete([commit.outputs["scores"][0].path])
     words: list[Any] = ["--small", "--store", str(tmp_path)]
     assert main(["verify", *words]) == 3
     assert "is gone" in capsys.readouterr().out
     assert main(["why", web[1].kept()[0].url, *words]) == 3
     assert "run `kosmos verify`" in capsys.readouterr().err
-    assert Chain(recipe, ledger).standing() == []
+    assert Chain(interleaved(small()), ledger).standing() == []
 
 
 def test_a_damaged_file_is_found_by_verify(
     web: tuple[Path, Truth], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ledger = Ledger(str(tmp_path))
-    ledger.check(create=True)
-    recipe = interleaved(small())
-    units = snapshot.units(snapshot.Inputs(crawl=CRAWLS[0], mirror=str(web[0])), ledger)[:1]
-    run(recipe, ledger, units, InlinePool(ledger.store.url), Quiet(), Options(only="extract"))
-    (commit,) = ledger.commits(recipe.stage("extract").key)
+    _, commit = extracted(web[0], tmp_path)
     path = tmp_path / commit.outputs["texts"][0].path
     body = bytearray(path.read_bytes())
     body[len(body) // 2] ^= 1

@@ -6,9 +6,11 @@ import io
 import json
 from pathlib import Path
 
+import pytest
+
 from engine.ledger import Ledger
 from engine.pool import InlinePool
-from engine.progress import Json, Plain, choose
+from engine.progress import Bars, Json, Plain, choose
 from engine.run import run
 from tests import stages
 
@@ -36,3 +38,12 @@ def test_json_lines_are_events(memory: str) -> None:
 
 def test_without_a_terminal_there_are_lines() -> None:
     assert isinstance(choose(False), Plain) and isinstance(choose(True), Json)
+
+
+def test_bars_move_and_leave_the_terminal(memory: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    bars = Bars()
+    run(RECIPE, Ledger(memory), stages.units(3, f"fail:9:{tmp_path}", at=1), InlinePool(memory), bars)
+    bars.close()
+    said = capfd.readouterr().err
+    assert "unique (generation 1)" in said and "3/3" in said and "on purpose" in said
+    assert len(bars.notes) == 3

@@ -125,7 +125,7 @@ def test_a_foreign_address_is_a_config_error(url: str) -> None:
 def test_a_place_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match="--store"):
-        Store(str(tmp_path / "file" / "below"))
+        Store(str(tmp_path / "file" / "below")).put_new("a", b"1")
 
 
 def test_a_folder_in_the_way_is_a_store_error(tmp_path: Path) -> None:
@@ -192,3 +192,10 @@ def test_a_store_that_answers_nobody_is_a_store_error() -> None:
     }
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
     assert "run the same command again" in done.stdout and "\n" not in done.stdout.strip(), done.stderr
+
+
+@pytest.mark.s3
+def test_a_missing_bucket_is_named_as_such(s3: str) -> None:
+    store = Store(s3.replace(s3.split("/")[2], "no-bucket-of-this-name"))
+    with pytest.raises(StoreError, match="no such bucket"):
+        list(store.list(""))
