@@ -34,13 +34,17 @@ class Step:
 class Recipe:
     """Steps in order: map steps first, then the chain of barriers. config: the resolved config, for `--show`.
 
-    listing: (inputs, ledger or None) -> units of the first map step; with a ledger it commits the listing.
+    listing: (inputs, ledger or None) -> units of the first map step; with a ledger it commits the listing. funnel: the
+    stages that give each of their records a verdict, in order; the counts of the first and of the last make its ends.
+    besides: reasons of the first that are no loss (records that were never candidates).
     """
 
     name: str
     config: Any
     steps: tuple[Step, ...]
     listing: Callable[[Any, Ledger | None], list[Unit]]
+    funnel: tuple[str, ...] = ()
+    besides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         seen_barrier = False

@@ -92,6 +92,7 @@ class StageRun:
 
     def run(self, units: Sequence[Unit], generation: int = 0) -> StageReport:
         """Bring every unit to a commit or to quarantine. Raises StoreError, BudgetExceeded, LeaseLost, Interrupted."""
+        units = list({unit.id: unit for unit in units}.values())  # the same content twice is one unit
         self.report = StageReport(
             stage=self._stage.name, key=self._stage.key, generation=generation, planned=len(units)
         )

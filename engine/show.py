@@ -156,16 +156,17 @@ def status(found: Status, as_json: bool) -> None:
 def funnel(found: Status, console: Console) -> None:
     """Every record under its reason, stage by stage."""
     table = _table("stage", "reason", "number", "share", title="\nFunnel")
-    for stage in found.stages:
-        verdicts = {r: n for r, n in stage.counts.items() if not r.startswith(("block_", "large_"))}
+    for stage, verdicts in found.funnel.items():
         total = sum(verdicts.values())
-        if stage.stage not in ("extract", "judge", "decide") or not total:
-            continue
-        table.add_row(Text(stage.stage, style="bold"), "all", f"{total:,}", "")
+        table.add_row(Text(stage, style="bold"), "all", f"{total:,}", "")
         for reason, num in verdicts.items():
-            style = "green" if reason == "kept" else ""
-            table.add_row("", Text(reason, style=style), f"{num:,}", f"{num / total:.1%}")
+            table.add_row(
+                "", Text(reason, style="green" if reason == "kept" else ""), f"{num:,}", f"{num / max(1, total):.1%}"
+            )
     console.print(table)
+    if found.kept:
+        share = found.kept / found.candidates
+        console.print(f"{found.kept:,} of {found.candidates:,} candidates are kept: {share:.2%}", highlight=False)
 
 
 def findings(found: Sequence[Any], as_json: bool) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from engine.ledger import Commit, Generation
 
+SIDE = ":"  # in the name of a count that is no verdict on a record, as in "block:words"
 UNIT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,95}")
 
 
@@ -88,7 +89,7 @@ class Work(Protocol):
     scratch: Path  # private to this attempt, removed when it ends
 
     def count(self, reason: str, num: int = 1) -> None:
-        """Add to the unit's exact count of a reason; counts stand in the commit."""
+        """Add to the unit's exact count of a reason; counts stand in the commit. A name with SIDE is no verdict."""
 
     def enter(self, offset: int) -> bool:
         """Note the record about to be worked on; False if it crashed the worker twice and must be skipped."""

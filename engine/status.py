@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from engine.chain import Chain
 from engine.ledger import Ledger
 from engine.recipe import Recipe
+from engine.stage import SIDE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,19 +39,32 @@ class GenerationStatus:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """All of it. others: stage keys in the store that this recipe's config does not use."""
+    """All of it. funnel: stage -> verdicts a reason, largest first. candidates, kept: its two ends. others: stage keys
+    in the store that this recipe's config does not use."""
 
     url: str
     recipe: str
     stages: tuple[StageStatus, ...]
     generations: tuple[GenerationStatus, ...]
+    funnel: dict[str, dict[str, int]]
+    candidates: int
+    kept: int
     others: tuple[str, ...]
 
 
 def status(recipe: Recipe, ledger: Ledger) -> Status:
     """Read the ledger. ConfigError for a foreign store; an empty one has no stages."""
     if not ledger.check(create=False):
-        return Status(url=ledger.store.url, recipe=recipe.name, stages=(), generations=(), others=())
+        return Status(
+            url=ledger.store.url,
+            recipe=recipe.name,
+            stages=(),
+            generations=(),
+            funnel={},
+            candidates=0,
+            kept=0,
+            others=(),
+        )
     mine = [step.stage for step in recipe.steps]
     chain = Chain(recipe, ledger)
     standing = set(chain.standing()) if recipe.chain else set()
@@ -90,12 +104,22 @@ def status(recipe: Recipe, ledger: Ledger) -> Status:
             )
         )
     keys = {stage.key for stage in mine}
+    verdicts = {
+        stage.stage: {reason: num for reason, num in stage.counts.items() if SIDE not in reason}
+        for name in recipe.funnel
+        for stage in stages
+        if stage.stage == name and stage.units
+    }
+    ends = [verdicts.get(name, {}) for name in (recipe.funnel or ("",))]
     others = [key for key in ledger.store.folders() if key not in keys and ledger.store.exists(f"{key}/stage.json")]
     return Status(
         url=ledger.store.url,
         recipe=recipe.name,
         stages=tuple(stages),
         generations=_generations(recipe, ledger, chain) if recipe.chain else (),
+        funnel=verdicts,
+        candidates=sum(num for reason, num in ends[0].items() if reason not in recipe.besides),
+        kept=ends[-1].get("kept", 0),
         others=tuple(key for key in others if not key.startswith("snapshot-")),
     )
 

@@ -30,6 +30,7 @@ NOT = _words("no has with without hide after before")
 SKIPPED_ROLES = _words("navigation banner contentinfo search dialog alertdialog menu menubar toolbar")
 MAIN_ROLES = frozenset(("main", "article"))
 CAPTION = frozenset(("caption", "captions", "figcaption"))
+NUMBERING = frozenset(("secnum", "secno", "sectnum", "chapnum", "section-number", "header-section-number"))
 PIECES = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.I)
 MAX_NAME = 1000  # of a class or id that is looked at
@@ -68,6 +69,12 @@ def _caption(classes: str) -> bool:
         if found and ((found[-1] in CAPTION and found[0] != "wp") or found[-2:] == ["caption", "text"]):
             return True
     return False
+
+
+@lru_cache(maxsize=1 << 12)
+def numbering(classes: str) -> bool:
+    """Whether an element is the number of a section, which style sheets set apart from its title without a space."""
+    return not NUMBERING.isdisjoint(classes[:MAX_NAME].split())
 
 
 def hidden(style: str) -> bool:

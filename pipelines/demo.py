@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -55,15 +56,17 @@ def demo(folder: str, workers: int = 0, as_json: bool = False) -> int:
         print(json.dumps({"event": "demo", "store": str(store), "complete": complete}))
         return 0 if complete else 1
     show.status(found, as_json=False)
+    # `make demo` runs it from an environment that is not activated
+    kosmos = "kosmos" if shutil.which("kosmos") else sys.argv[0]
     duplicate = next(record for record in truth.records if record.relation == "near")
     console.print(
         Text(
             "\nEvery row above is a file in the store; nothing was dropped without a counted reason. Try next:\n"
-            f"  kosmos why {duplicate.url} --small --store {store}\n"
-            f"  kosmos run interleaved --small --crawl {smallweb.CRAWLS[-1]} --mirror {web} --store {store}"
+            f"  {kosmos} why {duplicate.url} --small --store {store}\n"
+            f"  {kosmos} run interleaved --small --crawl {smallweb.CRAWLS[-1]} --mirror {web} --store {store}"
             "    # all done: costs a second\n"
-            f"  kosmos verify interleaved --small --store {store}\n"
-            "  kosmos run interleaved --crawl CC-MAIN-2024-22 --limit 2    # two real WARC files, 1 GB each"
+            f"  {kosmos} verify interleaved --small --store {store}\n"
+            f"  {kosmos} run interleaved --crawl CC-MAIN-2024-22 --limit 2    # two real WARC files, 1 GB each"
         ),
         soft_wrap=True,
     )

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
+import numpy as np
 import pyarrow as pa
 
 from engine import schema
@@ -24,6 +25,7 @@ from pipelines import charset, guards, language, rights, rules, stream, urls, wa
 from pipelines.entries import Entry, Stream
 from pipelines.reasons import Reason
 from pipelines.rows import Page, Rows
+from pipelines.tally import Array
 from pipelines.walk import HEADINGS
 
 VERSION = 1
@@ -57,7 +59,7 @@ NEVER_HTML = (b"%PDF", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04", b"RI
 
 def libraries() -> tuple[str, ...]:
     """Versions of everything that decides bytes, for the stage key."""
-    names = ("selectolax", "fastwarc", "resiliparse", "pycld2", "fasttext-predict")
+    names = ("selectolax", "fastwarc", "brotli", "resiliparse", "pycld2", "fasttext-predict")
     return (
         *(f"{name} {version(name)}" for name in names),
         f"unicode {unicodedata.unidata_version}",
@@ -196,9 +198,8 @@ def read(record: warc.Record, gated: Gated, address: str, config: Config, work: 
     lang = language.identify("\n".join(texts), found.lang, config.language)
     if lang.wanted < config.min_language_score:
         return Reason.LANGUAGE, lang.wanted
-    drop_blocks(found, config, work)
-    texts = [entry.text for entry in found.entries if entry.image < 0]
-    if not texts:
+    scores = drop_blocks(found, config, work)
+    if scores is None:
         return Reason.NO_TEXT, 0.0
     return Page(
         record=replace(record, block=b""),  # pages wait for others; their bytes need not
@@ -206,24 +207,27 @@ def read(record: warc.Record, gated: Gated, address: str, config: Config, work: 
         lang=lang,
         rights=rights.Rights(robots=gated.robots, meta=meta, tdm=reserved),
         stream=found,
-        scores=rules.page(texts),
+        scores=scores,
         interspersed=interspersed(found.entries),
     )
 
 
-def drop_blocks(found: Stream, config: Config, work: Work) -> None:
-    """Apply the block rules; what goes is counted as block_<rule>."""
+def drop_blocks(found: Stream, config: Config, work: Work) -> Array | None:
+    """Apply the block rules; what goes is counted as block_<rule>. The scores of what stays; None if nothing does."""
     entries = found.entries
     image = [False, *(entry.image >= 0 for entry in entries), False]
     blocks = [(entry, image[i] or image[i + 2]) for i, entry in enumerate(entries) if entry.image < 0]
-    failed = rules.failing(
-        [entry.block for entry, _ in blocks], [entry.text for entry, _ in blocks], [b for _, b in blocks], config.blocks
-    )
-    for (entry, _), rule in zip(blocks, failed, strict=True):
+    counted = rules.count([entry.text for entry, _ in blocks])
+    failed = rules.failing([entry.block for entry, _ in blocks], [b for _, b in blocks], counted, config.blocks)
+    kept = []
+    for place, ((entry, _), rule) in enumerate(zip(blocks, failed, strict=True)):
         if rule:
             entry.drop = True
             work.count(f"block_{rule}")
+        else:
+            kept.append(place)
     found.settle()
+    return rules.page(counted, np.array(kept)) if kept else None
 
 
 def interspersed(entries: list[Entry]) -> bool:

@@ -13,6 +13,7 @@ from engine.recipe import Recipe, Step
 from engine.stage import Stage
 from pipelines import dedupe, extract, judge, sign, snapshot
 from pipelines.dedupe import decide, group, index, spread
+from pipelines.reasons import Reason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,4 +114,6 @@ def interleaved(config: Interleaved | None = None) -> Recipe:
             Step(stage=indexed, parts=index.parts),
         ),
         listing=snapshot.units,
+        funnel=("extract", "judge", "decide"),
+        besides=(Reason.NOT_RESPONSE.word,),
     )

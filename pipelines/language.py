@@ -69,10 +69,10 @@ def plain(code: str) -> str:
 def _cld2(text: str) -> tuple[list[tuple[str, float]] | None, int]:
     """Languages with their shares, likeliest first, and the bytes that were read; None if it is not sure."""
     try:
-        reliable, num_bytes, details = pycld2.detect(text)
+        reliable, num_bytes, details = pycld2.detect(text, isPlainText=True)
     except (pycld2.error, UnicodeEncodeError):
         try:
-            reliable, num_bytes, details = pycld2.detect(REFUSED.sub(" ", text))
+            reliable, num_bytes, details = pycld2.detect(REFUSED.sub(" ", text), isPlainText=True)
         except pycld2.error:
             return None, 0
     found = [(plain(code), percent / 100) for _, code, percent, _ in details if code != "un"]

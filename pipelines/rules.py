@@ -70,72 +70,128 @@ def _lookup() -> tuple[Array, Array]:
             (words["stopwords"], tally.STOP),
             (words["flagged"], tally.FLAGGED),
             (words["spam"], tally.SPAM),
-            (GOPHER, tally.GOPHER),
+            *(((word,), tally.GOPHER << place) for place, word in enumerate(GOPHER)),
         )
     )
 
 
-def measure(texts: Sequence[str], *, whole: bool = True) -> Array:
-    """Scores of each text, f64[len(texts), len(NAMES)], in the order of NAMES.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counted:
+    """Blocks with their words, read once for the rules on blocks and for the scores of the page."""
 
-    whole: False leaves those at 0 that only pages are asked for (lines, n-grams), which halves the time.
-    """
-    lower = [text.lower() for text in texts]
+    text: Array  # u32[N], code points in lower case
+    offsets: Array  # i64[B + 1], where blocks start in text
+    counts: Array  # i64[B, len(tally.COUNTS)]
+    hashes: Array  # u64[W], the words
+    lengths: Array  # i32[W]
+    starts: Array  # i64[B + 1], where blocks start among the words
+
+
+def count(texts: Sequence[str]) -> Counted:
+    """The words of some blocks."""
+    lower = "".join(texts).lower()
     offsets = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum([len(text) for text in lower], out=offsets[1:])
-    joined = tally.codes("".join(lower))
-    scores: Array = tally.blocks(joined, offsets, tally.classes(), *_lookup(), whole)
+    np.cumsum([len(text) for text in texts], out=offsets[1:])
+    if len(lower) != offsets[-1] or "\u03c3" in lower or "\u03c2" in lower:  # sigma looks at its neighbours
+        blocks = [text.lower() for text in texts]
+        lower = "".join(blocks)
+        np.cumsum([len(text) for text in blocks], out=offsets[1:])
+    text = tally.codes(lower)
+    counts = np.empty((len(texts), len(tally.COUNTS)), np.int64)
+    starts = np.zeros(len(texts) + 1, np.int64)
+    room = len(text) // 2 + len(texts) + 1
+    hashes, lengths = np.empty(room, np.uint64), np.empty(room, np.int32)
+    tally.tokens(text, offsets, tally.classes(), *_lookup(), counts, hashes, lengths, starts)
+    return Counted(text=text, offsets=offsets, counts=counts, hashes=hashes, lengths=lengths, starts=starts)
+
+
+def page(blocks: Counted, kept: Array | None = None) -> Array:
+    """Scores of a page of these blocks, or of those of them that are kept (ascending): f64[len(NAMES)]."""
+    kept = np.arange(len(blocks.counts)) if kept is None else kept
+    text, hashes, lengths = tally.gather(
+        blocks.text, blocks.offsets, kept, blocks.hashes, blocks.lengths, blocks.starts
+    )
+    counts = blocks.counts[kept].sum(axis=0)
+    counts[-1] = np.bitwise_or.reduce(blocks.counts[kept, -1])
+    scores: Array = np.empty(len(NAMES), np.float64)
+    tally.page(text, tally.classes(), counts, hashes, lengths, scores)
     return scores
 
 
-def page(texts: Sequence[str]) -> Array:
-    """Scores of a page whose blocks are these, f64[len(NAMES)]."""
-    scores: Array = measure(["\n".join(texts)])[0]
-    return scores
-
-
-def failing(kinds: Sequence[str], texts: Sequence[str], beside: Sequence[bool], rules: BlockRules) -> list[str]:
+def failing(kinds: Sequence[str], beside: Sequence[bool], blocks: Counted, rules: BlockRules) -> list[str]:
     """For each block the first rule that it fails, or "". beside: whether it stands next to an image."""
-    if not texts:
-        return []
-    scores = measure(texts, whole=False)
-    words = scores[:, COLUMN["words"]].copy()
+    words = blocks.counts[:, 0].astype(np.float64)
     start = 0
     while start < len(kinds):  # a list has the mean words of its items
         end = start + 1
         if kinds[start] in LISTED:
             while end < len(kinds) and kinds[end] in LISTED:
                 end += 1
-            if rules.min_words is not None and words[start:end].mean() >= rules.min_words:
+            num = max(1, sum(kind != "dt" for kind in kinds[start:end]))
+            if rules.min_words is not None and words[start:end].sum() >= num * rules.min_words:
                 words[start:end] = np.maximum(words[start:end], rules.min_words)
         start = end
-    prose = np.array([kind not in IMMUNE and not near for kind, near in zip(kinds, beside, strict=True)])
-    result = [""] * len(texts)
-    for rule, failed in reversed(_bounds(scores, words, rules)):  # the first rule has the last word
+    prose = np.array([kind not in IMMUNE and not near for kind, near in zip(kinds, beside, strict=True)], np.bool_)
+    result = [""] * len(kinds)
+    for rule, failed in reversed(_bounds(blocks, words, prose, rules)):  # the first rule has the last word
         if rule != "flagged_words":
             failed &= prose
         for place in np.flatnonzero(failed).tolist():
             result[place] = rule
+    _keep_terms(kinds, result)
     return result
 
 
-def _bounds(scores: Array, words: Array, rules: BlockRules) -> list[tuple[str, Array]]:
-    """Each rule that is on, in order, with the blocks that fail it."""
+def _keep_terms(kinds: Sequence[str], result: list[str]) -> None:
+    """A term is the heading of its definitions: it goes when they all do, never for its own length."""
+    place = 0
+    while place < len(kinds):
+        terms = place
+        while place < len(kinds) and kinds[place] == "dt":
+            place += 1
+        definitions = place
+        while place < len(kinds) and kinds[place] == "dd":
+            place += 1
+        fates = result[definitions:place]
+        for term in range(terms, definitions):
+            if result[term] != "flagged_words":
+                result[term] = fates[0] if fates and all(fates) else ""
+        place = max(place, terms + 1)
+
+
+def _bounds(blocks: Counted, words: Array, prose: Array, rules: BlockRules) -> list[tuple[str, Array]]:
+    """Each rule that is on, in order, with the blocks that fail it; words: of each block, or of its list."""
     found: list[tuple[str, Array]] = []
+    counts = dict(zip(tally.COUNTS, blocks.counts.T, strict=True))
+    own = np.maximum(counts["words"], 1)
     if rules.min_words is not None:
         found.append(("words", words < rules.min_words))
     if rules.max_words is not None:
         found.append(("words", words > rules.max_words))
-    for name in ("character_repetition", "word_repetition", "special_characters"):
-        bound = getattr(rules, name)
-        if bound is not None:
-            found.append((name, scores[:, COLUMN[name]] > bound))
+    if rules.character_repetition is not None or rules.word_repetition is not None:
+        asked = prose.copy()
+        for _, failed in found:
+            asked &= ~failed
+        repetition = np.empty((len(words), 2), np.float64)
+        bound = rules.character_repetition
+        tally.repetition(
+            blocks.text, blocks.offsets, asked, blocks.hashes, blocks.lengths, blocks.starts,
+            1.0 if bound is None else bound, repetition,
+        )  # fmt: skip
+        if rules.character_repetition is not None:
+            found.append(("character_repetition", repetition[:, 0] > rules.character_repetition))
+        if rules.word_repetition is not None:
+            found.append(("word_repetition", repetition[:, 1] > rules.word_repetition))
+    if rules.special_characters is not None:
+        sizes = np.maximum(np.diff(blocks.offsets), 1)
+        found.append(("special_characters", counts["special"] / sizes > rules.special_characters))
     if rules.stopwords is not None:
-        redeemed = (words < SHORT) & (scores[:, COLUMN["gopher_stopwords"]] >= 2)  # GO
-        found.append(("stopwords", (scores[:, COLUMN["stopwords"]] < rules.stopwords) & ~redeemed))
+        gopher = sum(counts["gopher"] >> place & 1 for place in range(len(GOPHER)))
+        redeemed = (words < SHORT) & (gopher >= 2)  # GO
+        found.append(("stopwords", (counts["stop"] / own < rules.stopwords) & ~redeemed))
     if rules.flagged_words is not None:
-        found.append(("flagged_words", scores[:, COLUMN["flagged_words"]] > rules.flagged_words))
+        found.append(("flagged_words", counts["flagged"] / own > rules.flagged_words))
     if rules.punctuation is not None:
         short = words < 12  # OB asks it from 12 tokens
-        found.append(("punctuation", (scores[:, COLUMN["punctuation"]] < rules.punctuation) & ~short))
+        found.append(("punctuation", (counts["ends"] / np.maximum(counts["tokens"], 1) < rules.punctuation) & ~short))
     return found

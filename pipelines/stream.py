@@ -42,7 +42,7 @@ def _join_cells(entries: list[Entry]) -> None:
     run: list[Entry] = []
 
     def close() -> None:
-        if len(run) > 1:
+        if len(run) > 1 or (run and run[0].block == "th"):
             rows: list[list[str]] = []
             row = cell = -1
             for entry in run:
@@ -63,12 +63,15 @@ def _join_cells(entries: list[Entry]) -> None:
     for entry in entries:
         if entry.drop:
             continue
-        short = entry.image < 0 and entry.cell and entry.block in ("p", "other") and len(entry.text) <= TABLE_CELL
+        short = entry.image < 0 and entry.cell and entry.block in ("p", "other", "th") and len(entry.text) <= TABLE_CELL
         if run and (not short or entry.table != run[0].table):
             close()
         if short:
             run.append(entry)
     close()
+    for entry in entries:
+        if entry.block == "th":
+            entry.block = "other"
 
 
 def _mark(walk: Walk) -> None:

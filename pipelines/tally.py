@@ -1,7 +1,8 @@
-"""The counts behind the text rules, over code points: one pass over words, a few over n-grams, no Python object a word.
+"""The counts behind the text rules, over code points: words are read once, for their block and for the page.
 
 Text is lower case, as an array of code points; blocks are lines. All arithmetic is on integers until the last division,
-so the same text has the same scores on every machine.
+so the same text has the same scores on every machine. What cannot repeat is never counted: an n-gram repeats only where
+both its (n - 1)-grams do, which leaves one in ten.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ BULLETS = (
     "\u2022\u2023\u25b6\u25c0\u25e6\u25a0\u25a1\u25aa\u25ab\u2013\u2043*-\u00b7\u25cf\u2756"  # GO, and plain marks
 )
 SEED, FACTOR = 0x9E3779B97F4A7C15, 0xFF51AFD7ED558CCD
-STOP, FLAGGED, SPAM, GOPHER = 1, 2, 4, 8
+STOP, FLAGGED, SPAM, GOPHER = 1, 2, 4, 8  # GOPHER << i: the i-th of eight words
 NAMES = (
     "words", "mean_word_length", "character_repetition", "word_repetition", "special_characters", "stopwords",
     "gopher_stopwords", "flagged_words", "punctuation", "spam_words", "symbols", "bullets", "ellipsis",
     "alphabetic_words", "duplicate_lines", "top_2gram", "top_3gram", "top_4gram", "duplicate_5gram",
     "duplicate_10gram", "gibberish",
+)  # fmt: skip
+COUNTS = (
+    "words", "chars", "tokens", "special", "stop", "flagged", "spam", "ends", "alphabetic", "symbols", "gibberish",
+    "gopher",
 )  # fmt: skip
 Array = np.ndarray[Any, Any]
 Kernel = Callable[..., Any]
@@ -65,7 +70,7 @@ def lookup(lists: Iterable[tuple[Iterable[str], int]]) -> tuple[Array, Array]:
             key = int(hashed(points, 0, len(points)))
             flags[key] = flags.get(key, 0) | flag
     size = 1 << max(4, (4 * len(flags)).bit_length())
-    keys, values = np.zeros(size, np.uint64), np.zeros(size, np.uint8)
+    keys, values = np.zeros(size, np.uint64), np.zeros(size, np.uint16)
     for key, flag in sorted(flags.items()):
         slot = key & (size - 1)
         while keys[slot]:
@@ -99,29 +104,140 @@ def _slot(keys, key):  # type: ignore[no-untyped-def]
     return place
 
 
-def _character_repetition(text):  # type: ignore[no-untyped-def]
-    """OB, ROOTS: of the counts of 10-grams, the share of the sqrt(n) largest that are over 1."""
+def _tokens(text, offsets, table, keys, values, counts, hashes, lengths, starts):  # type: ignore[no-untyped-def]
+    """Count each block of text u32[N] into counts i64[B, 12], in the order of COUNTS.
+
+    The hash and length of its words go to hashes and lengths, from starts[b] to starts[b + 1].
+    """
+    mask = np.uint64(len(keys) - 1)
+    words = 0
+    for b in range(len(offsets) - 1):
+        i = offsets[b]
+        size = offsets[b + 1]
+        begin = words
+        chars = tokens = special = stop = flagged = spam = ends = alphabetic = symbols = gibberish = gopher = 0
+        while i < size:
+            if table[text[i]] & 1:
+                i += 1
+                continue
+            start = i
+            seen = 0
+            kind = 0
+            while i < size:
+                code = text[i]
+                kind = table[code]
+                if kind & 1:
+                    break
+                seen |= kind
+                if (kind & 6) == 0:
+                    special += 1
+                    if code == 35 or code == 0x2026:
+                        symbols += 1
+                    elif code == 46 and i + 2 < size and text[i + 1] == 46 and text[i + 2] == 46:
+                        symbols += i == start or text[i - 1] != 46  # once an ellipsis
+                i += 1
+            letter = (seen & 2) != 0
+            tokens += 1
+            alphabetic += letter
+            ends += (table[text[i - 1]] & 8) != 0 and letter
+            first = start
+            last = i
+            while first < last and table[text[first]] & 6 == 0:
+                first += 1
+            while last > first and table[text[last - 1]] & 6 == 0:
+                last -= 1
+            address = False
+            if last - first > 4 and text[first] == 119 and text[first + 1] == 119 and text[first + 2] == 119:
+                address = text[first + 3] == 46
+            elif last - first > 8 and text[first] == 104 and text[first + 1] == 116 and text[first + 2] == 116:
+                address = text[first + 3] == 112 and (text[first + 4] == 58 or text[first + 5] == 58)
+            if (seen & 16) != 0 or address or (text[start] == 35 and letter and i - start > 1):
+                gibberish += 1
+            if last == first:
+                continue
+            key = hashed(text, first, last)
+            hashes[words] = key
+            lengths[words] = last - first
+            words += 1
+            chars += last - first
+            place = key & mask
+            while keys[place] != 0 and keys[place] != key:
+                place = (place + np.uint64(1)) & mask
+            if keys[place] == key:
+                flags = np.int64(values[place])
+                stop += (flags & 1) != 0
+                flagged += (flags & 2) != 0
+                spam += (flags & 4) != 0
+                gopher |= flags >> 3
+        row = counts[b]
+        row[0] = words - begin
+        row[1] = chars
+        row[2] = tokens
+        row[3] = special
+        row[4] = stop
+        row[5] = flagged
+        row[6] = spam
+        row[7] = ends
+        row[8] = alphabetic
+        row[9] = symbols
+        row[10] = gibberish
+        row[11] = gopher
+        starts[b + 1] = words
+
+
+def _twice(hashes, num, maybe):  # type: ignore[no-untyped-def]
+    """maybe[i]: whether hashes[i] may occur twice among the first num; False is certain. Returns how many may."""
+    size = 64
+    bits = 6
+    while size < 8 * num:
+        size *= 2
+        bits += 1
+    shift = np.uint64(64 - bits)
+    seen = np.zeros(size, np.uint8)
+    for i in range(num):
+        place = hashes[i] >> shift
+        seen[place] = min(seen[place] + 1, 2)
+    total = 0
+    for i in range(num):
+        maybe[i] = seen[hashes[i] >> shift] > 1
+        total += maybe[i]
+    return total
+
+
+def _character_repetition(text, bound):  # type: ignore[no-untyped-def]
+    """OB, ROOTS: of the counts of 10-grams, the share of the sqrt(n) largest that are over 1.
+
+    0 where it is certain not to be over the bound: most blocks repeat so little that nothing needs counting.
+    """
     num = len(text) - 9
     if num < 2:
         return 0.0
-    keys = np.zeros(room(num), np.uint64)
-    counts = np.zeros(len(keys), np.int32)
+    hashes = np.empty(num, np.uint64)
     factor = np.uint64(0x100000001B3)
     power = np.uint64(1)
     for _ in range(10):
         power *= factor
     rolling = np.uint64(0)
-    distinct = 0
-    most = 0
-    for i in range(len(text)):
+    for i in range(9):
         rolling = rolling * factor + np.uint64(text[i]) + np.uint64(1)
-        if i >= 10:
-            rolling -= power * (np.uint64(text[i - 10]) + np.uint64(1))
-        if i >= 9:
-            key = (rolling * np.uint64(FACTOR)) | np.uint64(1)
-            place = find(keys, key)
+    left = np.uint64(0)
+    for i in range(num):
+        rolling = rolling * factor + np.uint64(text[i + 9]) + np.uint64(1) - power * left
+        left = np.uint64(text[i]) + np.uint64(1)
+        hashes[i] = (rolling * np.uint64(FACTOR)) | np.uint64(1)
+    maybe = np.empty(num, np.bool_)
+    total = twice(hashes, num, maybe)
+    if total <= bound * num:
+        return 0.0
+    keys = np.zeros(room(total), np.uint64)
+    counts = np.zeros(len(keys), np.int32)
+    distinct = num - total
+    most = 0
+    for i in range(num):
+        if maybe[i]:
+            place = find(keys, hashes[i])
             if keys[place] == 0:
-                keys[place] = key
+                keys[place] = hashes[i]
                 distinct += 1
             counts[place] += 1
             if counts[place] > most:
@@ -131,71 +247,84 @@ def _character_repetition(text):  # type: ignore[no-untyped-def]
     histogram = np.zeros(most + 1, np.int64)
     for place in range(len(counts)):
         histogram[counts[place]] += 1
-    left = min(np.int64(np.sqrt(distinct)), distinct - histogram[1])
-    total = 0
+    rest = min(np.int64(np.sqrt(distinct)), distinct - (histogram[1] + num - total))
+    repeated = 0
     for count in range(most, 1, -1):
-        taken = min(left, histogram[count])
-        total += taken * count
-        left -= taken
-    return total / num
+        taken = min(rest, histogram[count])
+        repeated += taken * count
+        rest -= taken
+    return repeated / num
 
 
-def _repeated(hashes, lengths, n, chars):  # type: ignore[no-untyped-def]
-    """(share of n-grams that occur twice or more, characters in the most frequent n-gram / chars)."""
-    num = len(hashes) - n + 1
-    if num < 2:
-        return 0.0, 0.0
-    keys = np.zeros(room(num), np.uint64)
-    counts = np.zeros(len(keys), np.int32)
-    sizes = np.zeros(len(keys), np.int32)
+def _first(hashes, num, grams, again):  # type: ignore[no-untyped-def]
+    """The keys of 1-grams, and which words occur again."""
     for i in range(num):
-        key = np.uint64(SEED)
-        size = 0
-        for j in range(i, i + n):
-            key = (key ^ hashes[j]) * np.uint64(FACTOR)
-            key ^= key >> np.uint64(31)
-            size += lengths[j]
-        key |= np.uint64(1)
-        place = find(keys, key)
-        keys[place] = key
-        counts[place] += 1
-        sizes[place] = size
+        grams[i] = hashes[i] * np.uint64(FACTOR)  # not the hash itself, lest "a b" be "b a"
+    twice(hashes, num, again)
+
+
+def _longer(hashes, sums, n, grams, again):  # type: ignore[no-untyped-def]
+    """grams: keys of (n - 1)-grams -> of n-grams, where again[i] says that they occur more than once.
+
+    Only an n-gram both of whose (n - 1)-grams occur again can itself. sums: of the lengths of the words. Returns how
+    many n-grams occur more than once and the characters in the most frequent one.
+    """
+    num = max(len(hashes) - n + 1, 0)
+    total = 0
+    for i in range(num):
+        again[i] = again[i] and again[i + 1]
+        if again[i]:
+            total += 1
+            key = (grams[i] ^ hashes[i + n - 1]) * np.uint64(FACTOR)
+            grams[i] = (key ^ (key >> np.uint64(31))) | np.uint64(1)
+    again[num:] = False
+    if total == 0:
+        return 0, 0
+    keys = np.zeros(room(total), np.uint64)
+    counts = np.zeros(len(keys), np.int32)
+    for i in range(num):
+        if again[i]:
+            place = find(keys, grams[i])
+            keys[place] = grams[i]
+            counts[place] += 1
     repeated = 0
     most = 1
     longest = 0
-    for place in range(len(keys)):
-        if counts[place] > 1:
-            repeated += counts[place]
-            if counts[place] > most or (counts[place] == most and sizes[place] > longest):
-                most = counts[place]
-                longest = sizes[place]
-    return repeated / num, min(1.0, most * longest / chars)
+    for i in range(num):
+        if again[i]:
+            count = counts[find(keys, grams[i])]
+            if count < 2:
+                again[i] = False
+                continue
+            repeated += 1
+            size = sums[i + n] - sums[i]
+            if count > most or (count == most and size > longest):
+                most = int(count)
+                longest = size
+    return repeated, most * longest
 
 
-def _duplicate(hashes, lengths, n, chars):  # type: ignore[no-untyped-def]
-    """GO, FW: share of characters in word n-grams that occurred before, none counted twice."""
-    num = len(hashes) - n + 1
+def _duplicate(sums, n, grams, again):  # type: ignore[no-untyped-def]
+    """GO, FW: characters in word n-grams that occurred before, none counted twice."""
+    num = len(sums) - n
     if num < 2:
-        return 0.0
-    keys = np.zeros(room(num), np.uint64)
+        return 0
     total = 0
+    for i in range(num):
+        total += again[i]
+    keys = np.zeros(room(total), np.uint64)
+    chars = 0
     i = 0
     while i < num:
-        key = np.uint64(SEED)
-        size = 0
-        for j in range(i, i + n):
-            key = (key ^ hashes[j]) * np.uint64(FACTOR)
-            key ^= key >> np.uint64(31)
-            size += lengths[j]
-        key |= np.uint64(1)
-        place = find(keys, key)
-        if keys[place] == 0:
-            keys[place] = key
-            i += 1
-        else:
-            total += size
-            i += n
-    return total / chars
+        if again[i]:
+            place = find(keys, grams[i])
+            if keys[place] != 0:
+                chars += sums[i + n] - sums[i]
+                i += n
+                continue
+            keys[place] = grams[i]
+        i += 1
+    return chars
 
 
 def _duplicate_lines(text, table):  # type: ignore[no-untyped-def]
@@ -230,120 +359,114 @@ def _duplicate_lines(text, table):  # type: ignore[no-untyped-def]
     return again / lines, bullets / lines, ellipses / lines
 
 
-def _scores(text, table, keys, values, whole, out):  # type: ignore[no-untyped-def]
-    """text u32[N] -> out f64[21], in the order of NAMES; not whole: without what is asked of pages only."""
-    size = len(text)
-    hashes = np.empty(size // 2 + 1, np.uint64)
-    lengths = np.empty(size // 2 + 1, np.int32)
-    words = chars = tokens = special = stop = flagged = spam = ends = alphabetic = symbols = gibberish = 0
-    gopher = np.zeros(8, np.uint64)
-    num_gopher = 0
-    mask = np.uint64(len(keys) - 1)
-    i = 0
-    while i < size:
-        if table[text[i]] & 1:
-            i += 1
+def _sums(lengths):  # type: ignore[no-untyped-def]
+    sums = np.empty(len(lengths) + 1, np.int64)
+    sums[0] = 0
+    for i in range(len(lengths)):
+        sums[i + 1] = sums[i] + lengths[i]
+    return sums
+
+
+def _repetition(text, offsets, asked, hashes, lengths, starts, bound, out):  # type: ignore[no-untyped-def]
+    """out f64[B, 2]: character and word repetition of the blocks that are asked for.
+
+    bound: a character repetition that is certain not to be over it may stand as 0.
+    """
+    for b in range(len(offsets) - 1):
+        out[b] = 0.0
+        num = starts[b + 1] - starts[b]
+        if not asked[b] or num == 0:
             continue
-        start = i
-        letter = False
-        emoji = False
-        while i < size and not table[text[i]] & 1:
-            kind = table[text[i]]
-            letter |= (kind & 2) != 0
-            emoji |= (kind & 16) != 0
-            special += (kind & 6) == 0
-            if text[i] == 35 or text[i] == 0x2026:
-                symbols += 1
-            elif text[i] == 46 and i + 2 < size and text[i + 1] == 46 and text[i + 2] == 46:
-                symbols += i == start or text[i - 1] != 46  # once an ellipsis
-            i += 1
-        tokens += 1
-        alphabetic += letter
-        ends += (table[text[i - 1]] & 8) != 0 and letter
-        first = start
-        last = i
-        while first < last and table[text[first]] & 6 == 0:
-            first += 1
-        while last > first and table[text[last - 1]] & 6 == 0:
-            last -= 1
-        address = False
-        if last - first > 4 and text[first] == 119 and text[first + 1] == 119 and text[first + 2] == 119:
-            address = text[first + 3] == 46
-        elif last - first > 8 and text[first] == 104 and text[first + 1] == 116 and text[first + 2] == 116:
-            address = text[first + 3] == 112 and (text[first + 4] == 58 or text[first + 5] == 58)
-        if emoji or address or (text[start] == 35 and letter and i - start > 1):
-            gibberish += 1
-        if last == first:
+        out[b, 0] = character_repetition(text[offsets[b] : offsets[b + 1]], bound)
+        if num < 6:
             continue
-        key = hashed(text, first, last)
-        hashes[words] = key
-        lengths[words] = last - first
-        words += 1
-        chars += last - first
-        place = key & mask
-        while keys[place] != 0 and keys[place] != key:
-            place = (place + np.uint64(1)) & mask
-        if keys[place] == key:
-            flags = values[place]
-            stop += (flags & 1) != 0
-            flagged += (flags & 2) != 0
-            spam += (flags & 4) != 0
-            if flags & 8:
-                known = False
-                for j in range(num_gopher):
-                    known |= gopher[j] == key
-                if not known and num_gopher < 8:
-                    gopher[num_gopher] = key
-                    num_gopher += 1
-    hashes = hashes[:words]
-    lengths = lengths[:words]
+        words = hashes[starts[b] : starts[b + 1]]
+        sums = word_sums(lengths[starts[b] : starts[b + 1]])
+        grams = np.empty(num, np.uint64)
+        again = np.empty(num, np.bool_)
+        first(words, num, grams, again)
+        repeated = 0
+        for n in range(2, 6):
+            repeated = longer(words, sums, n, grams, again)[0]
+            if repeated == 0:
+                break
+        out[b, 1] = repeated / (num - 4)
+
+
+def _page(text, table, counts, hashes, lengths, out):  # type: ignore[no-untyped-def]
+    """out f64[21], in the order of NAMES, from a text, the sums of its counts and its words."""
+    words, chars, tokens, gopher = counts[0], counts[1], counts[2], counts[11]
     out[:] = 0.0
     if words == 0:
-        out[4] = special / max(size, 1)
-        out[20] = gibberish / max(tokens, 1)
+        out[4] = counts[3] / max(len(text), 1)
+        out[20] = counts[10] / max(tokens, 1)
         return
+    sums = word_sums(lengths)
+    grams = np.empty(words, np.uint64)
+    again = np.empty(words, np.bool_)
+    first(hashes, words, grams, again)
     out[0] = words
     out[1] = chars / words
-    out[2] = character_repetition(text)
-    out[3] = repeated(hashes, lengths, 5, chars)[0]
-    out[4] = special / size
-    out[5] = stop / words
-    out[6] = num_gopher
-    out[7] = flagged / words
-    out[8] = ends / tokens
-    out[9] = spam / words
-    out[10] = symbols / words
-    out[13] = alphabetic / tokens
-    out[20] = gibberish / tokens
-    if not whole:
-        return
-    lines, bullets, ellipses = duplicate_lines(text, table)
-    out[11] = bullets
-    out[12] = ellipses
-    out[14] = lines
-    out[15] = repeated(hashes, lengths, 2, chars)[1]
-    out[16] = repeated(hashes, lengths, 3, chars)[1]
-    out[17] = repeated(hashes, lengths, 4, chars)[1]
-    out[18] = duplicate(hashes, lengths, 5, chars)
-    out[19] = duplicate(hashes, lengths, 10, chars)
+    out[2] = character_repetition(text, -1.0)
+    out[4] = counts[3] / len(text)
+    out[5] = counts[4] / words
+    while gopher:
+        out[6] += gopher & 1
+        gopher >>= 1
+    out[7] = counts[5] / words
+    out[8] = counts[7] / tokens
+    out[9] = counts[6] / words
+    out[10] = counts[9] / words
+    out[14], out[11], out[12] = duplicate_lines(text, table)
+    out[13] = counts[8] / tokens
+    for n in range(2, 5):
+        out[13 + n] = min(1.0, longer(hashes, sums, n, grams, again)[1] / chars)
+    out[3] = longer(hashes, sums, 5, grams, again)[0] / max(1, words - 4)
+    out[18] = duplicate(sums, 5, grams, again) / chars
+    for n in range(6, 11):
+        longer(hashes, sums, n, grams, again)
+    out[19] = duplicate(sums, 10, grams, again) / chars
+    out[20] = counts[10] / tokens
 
 
-def _blocks(text, offsets, table, keys, values, whole):  # type: ignore[no-untyped-def]
-    """text u32[N], offsets i64[B + 1] -> f64[B, 21]."""
-    num = len(offsets) - 1
-    out = np.empty((num, 21), np.float64)
-    for i in range(num):
-        scores(text[offsets[i] : offsets[i + 1]], table, keys, values, whole, out[i])
-    return out
+def _gather(text, offsets, kept, hashes, lengths, starts):  # type: ignore[no-untyped-def]
+    """The text of the kept blocks, a line each, with their words' hashes and lengths."""
+    size = -1
+    words = 0
+    for b in kept:
+        size += offsets[b + 1] - offsets[b] + 1
+        words += starts[b + 1] - starts[b]
+    joined = np.empty(max(size, 0), np.uint32)
+    own = np.empty(words, np.uint64)
+    sizes = np.empty(words, np.int32)
+    at = 0
+    word = 0
+    for b in kept:
+        if b != kept[0]:
+            joined[at] = 10
+            at += 1
+        for i in range(offsets[b], offsets[b + 1]):
+            joined[at] = text[i]
+            at += 1
+        for i in range(starts[b], starts[b + 1]):
+            own[word] = hashes[i]
+            sizes[word] = lengths[i]
+            word += 1
+    return joined, own, sizes
 
 
 # Bound in the order in which they call each other: numba resolves these names when it compiles.
 room: Kernel = compiled(_room)
 find: Kernel = compiled(_slot)
 hashed: Kernel = compiled(_hash)
+tokens: Kernel = compiled(_tokens)
+twice: Kernel = compiled(_twice)
 character_repetition: Kernel = compiled(_character_repetition)
-repeated: Kernel = compiled(_repeated)
+first: Kernel = compiled(_first)
+longer: Kernel = compiled(_longer)
 duplicate: Kernel = compiled(_duplicate)
 duplicate_lines: Kernel = compiled(_duplicate_lines)
-scores: Kernel = compiled(_scores)
-blocks: Kernel = compiled(_blocks)
+word_sums: Kernel = compiled(_sums)
+repetition: Kernel = compiled(_repetition)
+page: Kernel = compiled(_page)
+gather: Kernel = compiled(_gather)

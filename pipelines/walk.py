@@ -30,6 +30,7 @@ GROUPS = {
 HEADINGS = {f"h{n}": n for n in range(1, 7)}
 KINDS = {"blockquote": "quote", "listing": "pre", "xmp": "pre", "caption": "figcaption", "summary": "p", "legend": "p"}
 FIGURE_ENTRIES = 1000  # that one caption can belong to
+KEPT_KINDS = frozenset(("pre", "figcaption", *HEADINGS))  # of what a table stands in: its cells are no cells
 TITLE_CHARS = 500
 ALT_CHARS = 2000
 
@@ -206,7 +207,7 @@ class Walk:
                 classes = attributes.get("class")
                 if classes and ("sr-only" in classes or "editsection" in classes) and boilerplate.named(classes, ""):
                     return None
-                return context, ""
+                return context, "space" if classes and boilerplate.numbering(classes) else ""
             self.buffer.append(" ")
             return context, "space"
         if role == PICTURE:
@@ -258,7 +259,8 @@ class Walk:
             self.rows += 1
         elif role == CELL:
             self.cells += 1
-            context = _with(context, cell=self.cells, kind="other" if context.kind in ("p", "table") else context.kind)
+            kind = context.kind if context.kind in KEPT_KINDS else "th" if name == "th" else "other"
+            context = _with(context, cell=self.cells, kind=kind)
         elif name == "section":
             context = _with(context, content=True)
         elif classes and "aption" in classes and boilerplate.caption(classes):

@@ -2,7 +2,7 @@
 
 `records` reads with fastwarc and mends what it gives up on: after an error it goes on at the next compressed member
 that starts a WARC record. `response` splits the HTTP message; `decoded` undoes transfer and content encodings under a
-limit. brotli is not undone, ever, lest the output depend on what is installed; Common Crawl stores bodies decoded.
+limit, brotli too (RFC 7932).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import brotli
 from fastwarc.warc import ArchiveIterator
 
 from pipelines.reasons import Reason
@@ -144,8 +145,8 @@ def _run(
                 last = offset
                 fields = _fields(record, offset)
                 held = ({**fields, "block": b"", "cut": True}, own)  # stands if reading fails
-                block, cut = b"", False
-                if fields["kind"] == "response" and fields["size"] <= max_bytes:
+                block, cut = b"", not (record.headers.get("Content-Length") or "").strip().isdecimal()
+                if not cut and fields["kind"] == "response" and fields["size"] <= max_bytes:
                     block = record.reader.read()
                     cut = len(block) < fields["size"]
                 held = ({**fields, "block": block, "cut": cut}, own)
@@ -273,6 +274,11 @@ def decoded(message: Response, max_bytes: int) -> bytes | Reason:
             if isinstance(inflated, Reason):
                 return inflated
             body = inflated
+        elif token == "br" and not body.lstrip(PADDING).startswith((b"<", b"\xef\xbb\xbf")):
+            inflated = _unbrotlied(body, max_bytes)
+            if isinstance(inflated, Reason):
+                return inflated
+            body = inflated
         elif not body.lstrip(PADDING).startswith((b"<", b"\xef\xbb\xbf")):
             return Reason.CONTENT_ENCODING
     if body is None:
@@ -322,3 +328,18 @@ def _inflated(body: bytes, token: str, max_bytes: int) -> bytes | Reason:
             continue
         return bytes(output)
     return Reason.CONTENT_ENCODING
+
+
+def _unbrotlied(body: bytes, max_bytes: int) -> bytes | Reason:
+    """brotli; what a cut body gives is kept."""
+    output, inflate, rest = bytearray(), brotli.Decompressor(), body
+    try:
+        while len(output) <= max_bytes:
+            part = inflate.process(rest, output_buffer_limit=max_bytes + 1 - len(output))
+            output += part
+            rest = b""
+            if inflate.is_finished() or not part:
+                return bytes(output) if output else Reason.CONTENT_ENCODING
+    except brotli.error:
+        return Reason.CONTENT_ENCODING
+    return Reason.TOO_LARGE

@@ -99,12 +99,7 @@ def driver(url: str, units: list[Unit], folder: Path, *more: str, address: str =
             started = family(process.pid)
         process.kill()
         process.communicate(timeout=30)
-        until = time.monotonic() + 10
-        while living(started) and time.monotonic() < until:
-            time.sleep(0.1)
-        for pid, _ in living(started):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        bury(started)
 
 
 def _processes() -> dict[int, tuple[int, str]]:
@@ -127,6 +122,16 @@ def family(pid: int) -> set[tuple[int, str]]:
         grown = {child for child, (parent, _) in processes.items() if parent in grown} - found
         found |= grown
     return {(child, processes[child][1]) for child in found}
+
+
+def bury(those: set[tuple[int, str]]) -> None:
+    """Give them ten seconds to end, then kill what is left."""
+    until = time.monotonic() + 10
+    while living(those) and time.monotonic() < until:
+        time.sleep(0.1)
+    for pid, _ in living(those):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _does_units(pid: int) -> bool:
@@ -192,11 +197,13 @@ def test_running_any_command_again_is_safe_cheap_and_resumes(
         eventually(lambda: len(arrived(gate)) >= 2)
         (gate / "go").touch()
         eventually(lambda: len(Ledger(url).committed(NUMBERS.key)) >= 2)
-        workers = {one for one in family(process.pid) if _does_units(one[0])}
+        started = family(process.pid)
+        workers = {one for one in started if _does_units(one[0])}
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=30)
         assert len(workers) >= 2
         eventually(lambda: not living(workers))  # an embedded Ray's workers die with their driver
+        bury(started)  # two agents of Ray's, which do no work, may stay for minutes
     done = Ledger(url).committed(NUMBERS.key)
     assert len(done) >= 2
     ran = {unit: len(list(log.glob(f"ran-{unit}.*"))) for unit in done}

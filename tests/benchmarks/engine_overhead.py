@@ -65,7 +65,7 @@ def main() -> None:
     arguments = parser.parse_args()
     spin_ms = int(arguments.spin * 1000)
     table = Table(title=f"{arguments.units} units of {arguments.spin} s, {arguments.workers} workers", box=None)
-    for column in ("pool", "between units, ms", "in the attempt, ms CPU", "driver, ms CPU", "share of 1 s"):
+    for column in ("pool", "between, ms", "attempt, ms CPU", "driver, ms CPU", "share of 1 s"):
         table.add_column(column, justify="right")
     with tempfile.TemporaryDirectory() as folder:
         rows = [("inline", measure(InlinePool(f"file://{folder}/a"), f"file://{folder}/a", 20, spin_ms, 1))]

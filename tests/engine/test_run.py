@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from engine.errors import BudgetExceeded, ConfigError, Interrupted, StoreError
+from engine.errors import BudgetExceeded, ConfigError, Interrupted, LeaseLost, StoreError
 from engine.lease import Lease
 from engine.ledger import QUARANTINE, Ledger
 from engine.pool import InlinePool, Task
@@ -194,6 +197,11 @@ def test_ctrl_c_drains_what_is_in_flight_and_resumes(memory: str) -> None:
         drain()
 
 
+def test_the_same_content_twice_is_one_unit(memory: str) -> None:
+    report = stage_run(memory, [*stages.units(3), *stages.units(3)])
+    assert (report.planned, report.committed, report.complete) == (3, 3, True)
+
+
 def test_a_store_that_fails_stops_the_run(memory: str) -> None:
     class Broken(Wide):
         def wait(self, timeout_s: float) -> list[tuple[Task, Outcome | str]]:
@@ -225,6 +233,33 @@ def test_an_exclusive_stage_waits_for_its_holder(memory: str) -> None:
     drain()
     with pytest.raises(Interrupted):
         stage_run(memory, stages.units(3), stage=stage, drain=drain)
+
+
+def test_who_loses_the_stage_stops(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the attribute `run` of the package is the function
+    monkeypatch.setattr(sys.modules["engine.run"], "Lease", partial(Lease, ttl_s=0.4))
+    stage = stages.exclusive_stage()
+
+    class Slow(Wide):
+        def wait(self, timeout_s: float) -> list[tuple[Task, Outcome | str]]:
+            # another driver, by whose look at the store's clock this one has been silent for too long
+            Store(memory).put_new(f"{stage.key}/leases/2.json", b'{"holder": "another"}')
+            time.sleep(0.1)
+            return []
+
+    pool = Slow(memory)
+    with pytest.raises(LeaseLost, match="took over") as caught:
+        stage_run(memory, stages.units(3), pool, stage=stage)
+    assert caught.value.exit_code == 3 and pool.cancelled
+    assert not Store(memory).exists(f"{stage.key}/leases/1.released")
+
+
+def test_an_interrupted_driver_lets_the_stage_go(memory: str) -> None:
+    stage = stages.exclusive_stage()
+    drain = Drain()
+    with pytest.raises(Interrupted):
+        stage_run(memory, stages.units(30), _CtrlC(memory, drain, 2), stage=stage, drain=drain)
+    assert Lease(Store(memory), stage.key).holder() == ""
 
 
 # run --------------------------------------------------------------------------------------------------------------

@@ -77,3 +77,28 @@ def test_every_answer_is_utf8_without_controls(body: bytes, content_type: str) -
     text = found.text.decode("utf-8")
     assert "\ufffd" not in text or b"\xef\xbf\xbd" in body
     assert not set(found.text) & set(charset.CONTROLS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<p>A café near the sea.</p>", "<p>résumé", "<p>It’s a naïve idea, said Renée.", "<p>El Niño and Señor Muñoz</p>"],
+)
+@pytest.mark.parametrize("times", [1, 30])
+@pytest.mark.parametrize("padding", ["", "<p>" + "All of this is plain English. " * 400])
+def test_accents_survive_a_page_that_wrongly_says_utf8(text: str, times: int, padding: str) -> None:
+    page = "<meta charset=utf-8>" + text * times + padding
+    found = charset.to_utf8(page.encode("cp1252"), "text/html; charset=UTF-8")
+    assert found.text.decode() == page
+    assert found.bad == 0
+
+
+def test_a_page_of_utf8_with_a_broken_byte_stays_utf8() -> None:
+    page = "<p>Ångström, café, naïve, déjà vu, œuvre, Zürich, “quoted” — and more</p>"
+    found = charset.to_utf8(page.encode() + b"caf\xe9 au lait" + b" and tea" * 200, "text/html; charset=UTF-8")
+    assert found.codec == "utf-8"
+    assert found.text.decode().startswith(page)
+
+
+def test_cyrillic_that_says_utf8_is_detected() -> None:
+    page = "<p>" + "Паром выходит из гавани в полдень и возвращается вечером. " * 3
+    assert charset.to_utf8(page.encode("cp1251"), "text/html; charset=utf-8").text.decode() == page

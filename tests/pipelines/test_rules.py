@@ -16,8 +16,13 @@ from pipelines.rules import COLUMN, BlockRules
 PROSE = "The ferry leaves the harbour at noon and comes back in the evening, when the market has closed."
 
 
+def page(texts: list[str]) -> list[float]:
+    scores: list[float] = rules.page(rules.count(texts)).tolist()
+    return scores
+
+
 def score(text: str, name: str) -> float:
-    return float(rules.page([text])[COLUMN[name]])
+    return float(page([text])[COLUMN[name]])
 
 
 def character_repetition(text: str) -> float:
@@ -61,7 +66,7 @@ TEXT = st.lists(st.sampled_from(["the", "ferry", "of", "xx", "a", "harbour", "12
 @given(TEXT)
 @settings(deadline=None)
 def test_repetition_is_what_the_papers_define(words: list[str]) -> None:
-    found = dict(zip(COLUMN, rules.page([" ".join(words)]).tolist(), strict=True))
+    found = dict(zip(COLUMN, page([" ".join(words)]), strict=True))
     fives = Counter(grams(words, 5))
     assert found["words"] == len(words)
     assert found["mean_word_length"] == pytest.approx(len("".join(words)) / len(words))
@@ -102,24 +107,37 @@ def test_scores(text: str, name: str, expected: float) -> None:
 
 
 def test_a_page_is_its_blocks_as_lines() -> None:
-    assert rules.page(["a b", "c"]).tolist() == rules.page(["a b\nc"]).tolist()
-    both = rules.measure([PROSE, "x"])
-    assert both[0].tolist() == rules.page([PROSE]).tolist()
+    assert page(["a b", "c"]) == page(["a b\nc"])
+    counted = rules.count(["x y", PROSE, "z", "ΑΣ", "İ"])
+    assert rules.page(counted, np.array([1])).tolist() == page([PROSE])
+    assert rules.page(counted, np.array([0, 2, 3, 4])).tolist() == page(["x y", "z", "ΑΣ", "İ"])
 
 
 @given(st.lists(st.text(max_size=80), max_size=5))
 @settings(deadline=None)
 def test_scores_of_any_text_are_finite(texts: list[str]) -> None:
-    scores = rules.measure(texts)
-    assert scores.shape == (len(texts), len(COLUMN))
-    assert np.isfinite(scores).all() and (scores >= 0).all()
+    scores = page(texts)
+    assert len(scores) == len(COLUMN)
+    assert np.isfinite(scores).all() and min(scores) >= 0
     for name in ("character_repetition", "word_repetition", "stopwords", "punctuation", "gibberish", "duplicate_5gram"):
-        assert (scores[:, COLUMN[name]] <= 1).all()
+        assert scores[COLUMN[name]] <= 1
+
+
+@given(st.lists(TEXT, min_size=1, max_size=4), st.floats(0, 1), st.floats(0, 1))
+@settings(deadline=None)
+def test_blocks_fail_by_the_scores_of_a_page(blocks: list[list[str]], characters: float, words: float) -> None:
+    texts = [" ".join(block) for block in blocks]
+    bounds = BlockRules(min_words=None, character_repetition=characters, word_repetition=words)
+    for text, found in zip(texts, failing(*(("p", text) for text in texts), bounds=bounds), strict=True):
+        if score(text, "character_repetition") > characters:
+            assert found == "character_repetition"
+        else:
+            assert found == ("word_repetition" if score(text, "word_repetition") > words else "")
 
 
 def failing(*blocks: tuple[str, str], beside: bool = False, bounds: BlockRules | None = None) -> list[str]:
     kinds, texts = [kind for kind, _ in blocks], [text for _, text in blocks]
-    return rules.failing(kinds, texts, [beside] * len(blocks), bounds or rules.kosmos1())
+    return rules.failing(kinds, [beside] * len(blocks), rules.count(texts), bounds or rules.kosmos1())
 
 
 @pytest.mark.parametrize(
@@ -149,6 +167,16 @@ def test_a_list_is_judged_as_one() -> None:
     long, short = "take the ferry at noon from the harbour", "come back"
     assert failing(("li", long), ("li", short), ("li", long)) == ["", "", ""]
     assert failing(("li", "Home"), ("li", "About us"), ("li", "Contact")) == ["words"] * 3
+
+
+def test_a_term_stays_with_its_definitions() -> None:
+    long, short = "print more than is usual to the terminal", "come back"
+    assert failing(("dt", "-d"), ("dd", long), ("dt", "--quiet"), ("dt", "-q"), ("dd", short)) == [""] * 5
+    assert failing(("dt", "-d"), ("dd", short), ("dt", "-e"), ("dd", short)) == ["words"] * 4
+    assert failing(("dt", "-d"), ("pre", "x = 1"), ("dt", "-e"), ("p", PROSE)) == [""] * 4
+    repeated = "again and " * 30
+    assert failing(("dt", "-d"), ("dd", repeated), ("dd", long)) == ["", "character_repetition", ""]
+    assert failing(("dt", "-d"), ("dd", repeated)) == ["character_repetition"] * 2
 
 
 def test_obelics_asks_for_more() -> None:

@@ -6,6 +6,7 @@ import gzip
 import zlib
 from pathlib import Path
 
+import brotli
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -98,6 +99,18 @@ def test_what_is_no_warc_is_one_bad_record(tmp_path: Path, content: bytes) -> No
     assert read(path) == [warc.Bad(offset=0, reason=Reason.CORRUPT)]
 
 
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("cut", [5, 12, 60, 120])
+def test_a_file_that_ends_inside_a_header_is_damaged(tmp_path: Path, cut: int, zipped: bool) -> None:
+    path = tmp_path / "a.warc"
+    pieces = [record("http://a.example/0"), record("http://a.example/1")[:cut]]
+    assert b"Content-Length" not in pieces[1]
+    path.write_bytes(b"".join(gzip.compress(piece, mtime=0) if zipped else piece for piece in pieces))
+    assert urls_of(read(path))[:1] == ["http://a.example/0"]
+    assert [item.reason for item in read(path)[1:] if isinstance(item, warc.Bad)] == [Reason.CORRUPT]
+    assert len(read(path)) == 2
+
+
 def test_poisoned_records_are_skipped(tmp_path: Path, members: list[bytes]) -> None:
     path = tmp_path / "a.warc.gz"
     path.write_bytes(b"".join(members))
@@ -179,7 +192,10 @@ DEFLATED = RAW.compress(TEXT) + RAW.flush()
         (TEXT, [("content-encoding", "gzip")], TEXT),
         (TEXT, [("content-encoding", "br")], TEXT),
         (TEXT, [("x-crawler-content-encoding", "gzip")], TEXT),
-        (b"\x0b\x02\x80", [("content-encoding", "br")], Reason.CONTENT_ENCODING),
+        (brotli.compress(TEXT), [("content-encoding", "br")], TEXT),
+        (brotli.compress(gzip.compress(TEXT)), [("content-encoding", "gzip, br")], TEXT),
+        (brotli.compress(bytes(1 << 26)), [("content-encoding", "br")], Reason.TOO_LARGE),
+        (b"garbage that is no brotli", [("content-encoding", "br")], Reason.CONTENT_ENCODING),
         (b"\x1f\x8b\x08rubbish", [("content-encoding", "gzip")], Reason.CONTENT_ENCODING),
         (gzip.compress(b"a" * 5000), [("content-encoding", "gzip")], Reason.TOO_LARGE),
         (b"a" * 1001, [], Reason.TOO_LARGE),
