@@ -6,17 +6,15 @@ The public face is flat and lazy (PEP 562): importing `engine` loads neither pya
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engine.forecast import plan
     from engine.ledger import Commit, Generation, Ledger
-    from engine.plan import plan
     from engine.recipe import Recipe, Step
-    from engine.run import run
     from engine.stage import Output, Stage, Unit, Work
     from engine.store import Store
+    from engine.window import run
 
 _PLACES = {
     "Commit": "ledger",
@@ -29,8 +27,8 @@ _PLACES = {
     "Store": "store",
     "Unit": "stage",
     "Work": "stage",
-    "plan": "plan",
-    "run": "run",
+    "plan": "forecast",
+    "run": "window",
 }
 __all__ = [
     "Commit",
@@ -46,18 +44,6 @@ __all__ = [
     "plan",
     "run",
 ]
-
-
-class _Face(ModuleType):
-    """Importing the module `engine.run` sets the package's `run` to it; on the face it is the function of that name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, ModuleType) and _PLACES.get(name) == name:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Face
 
 
 def __getattr__(name: str) -> Any:

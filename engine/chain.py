@@ -16,7 +16,7 @@ from engine.stage import Stage, Unit
 
 if TYPE_CHECKING:
     from engine.progress import Progress
-    from engine.run import StageReport
+    from engine.window import StageReport
 
 PUBLISHED, ABANDONED = "published", "abandoned"
 

@@ -23,6 +23,7 @@ WHY = "pipelines.explain:why"
 DEMO = "pipelines.demo:demo"
 INPUTS = "pipelines.snapshot:Inputs"
 STORE = "kosmos-store"
+SMALL = "--small"
 
 
 def resolve(name: str) -> Any:
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "what a run would do and cost; starts nothing, writes nothing",
         "kosmos plan interleaved --input 'crawl/*.warc.gz'",
     )
-    _recipe_arguments(plan)
+    _recipe_arguments(plan, looks=False)
     _input_arguments(plan)
     plan.add_argument("--workers", type=int, default=0, help="cores to reckon with (default: this machine's)")
 
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "run a recipe; always resumes, Ctrl-C once drains",
         "kosmos run interleaved --crawl CC-MAIN-2024-22 --limit 10 --store s3://bucket/kosmos",
     )
-    _recipe_arguments(run)
+    _recipe_arguments(run, looks=False)
     _input_arguments(run)
     run.add_argument("--only", default="", metavar="STAGE", help="run this stage only")
     run.add_argument("--retry-failed", action="store_true", help="try quarantined units again")
@@ -167,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _recipe_arguments(command: argparse.ArgumentParser, positional: bool = True) -> None:
+def _recipe_arguments(command: argparse.ArgumentParser, positional: bool = True, looks: bool = True) -> None:
     name = "recipe" if positional else "--recipe"
     options: dict[str, Any] = {"nargs": "?"} if positional else {}
     command.add_argument(
@@ -188,6 +189,7 @@ def _recipe_arguments(command: argparse.ArgumentParser, positional: bool = True)
     )
     command.add_argument("--small", action="store_true", help="the recipe's variant for a laptop")
     command.add_argument("--show", action="store_true", help="print the resolved settings and stage keys, and stop")
+    command.set_defaults(looks=looks)
 
 
 def _input_arguments(command: argparse.ArgumentParser) -> None:
@@ -207,14 +209,24 @@ def _input_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:
+    """The recipe as asked for; commands that look into a store take the settings of its last run if none are given."""
     from engine.config import override
 
     if arguments.recipe not in RECIPES:
         raise ConfigError(f"no recipe {arguments.recipe!r}; there is {', '.join(RECIPES)}")
+    if arguments.looks and not _settings(arguments):
+        ledger = _ledger(arguments)
+        words = ledger.told(arguments.recipe) if ledger.check(create=False) else ()
+        arguments.small = SMALL in words
+        arguments.settings = [word for word in words if word != SMALL]
     function, config, small = RECIPES[arguments.recipe]
     resolved = override(resolve(small if arguments.small else config)(), arguments.settings)
     recipe: Recipe = resolve(function)(resolved)
     return recipe
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[str, ...]:
+    return (*([SMALL] if arguments.small else []), *arguments.settings)
 
 
 def _ledger(arguments: argparse.Namespace) -> Ledger:
@@ -253,7 +265,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _plan(arguments: argparse.Namespace) -> int:
     from engine import show
-    from engine.plan import plan
+    from engine.forecast import plan
 
     recipe = _recipe(arguments)
     if arguments.show:
@@ -266,7 +278,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from engine import show
     from engine.drive import drive
-    from engine.run import Options
+    from engine.window import Options
 
     recipe = _recipe(arguments)
     if arguments.show:
@@ -283,6 +295,7 @@ def _run(arguments: argparse.Namespace) -> int:
         max_failed=arguments.max_failed,
         scratch=arguments.scratch,
         timeout_s=arguments.timeout,
+        settings=_settings(arguments),
     )
     reports = drive(recipe, ledger, _units(arguments, recipe, ledger), options, arguments.workers, arguments.json)
     show.reports(reports, recipe.name, arguments.store, arguments.json)

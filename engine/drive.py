@@ -1,4 +1,4 @@
-"""A run as a person starts it: Ray, progress, Ctrl-C around `engine.run.run`."""
+"""A run as a person starts it: Ray, progress, Ctrl-C around `engine.window.run`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from engine.cluster import connect, connected, where
 from engine.ledger import Ledger
 from engine.pool import InlinePool, Pool, RayPool
 from engine.recipe import Recipe
-from engine.run import Drain, Options, StageReport, run
 from engine.stage import Unit
+from engine.window import Drain, Options, StageReport, run
 
 
 def drive(

@@ -8,6 +8,7 @@
     <root>/<stage key>/generations/<n>.json             create-only; what generation n of a barrier stage reads
     <root>/<stage key>/published/<n>.json               create-only; "published" with its manifests, or "abandoned"
     <root>/manifests/<digest>.parquet                   a frozen list of the commits of one stage
+    <root>/runs/<time>-<id>.json, .end.json             who ran what, and what came of it
 
 A crash leaves garbage, never a lie; nothing here deletes.
 """
@@ -18,9 +19,12 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -201,6 +205,27 @@ class Ledger:
         """Write the stage's description if it is not there."""
         body = json.dumps({**json.loads(canonical(stage.description())), "code": code_version()}, indent=1)
         self.store.put_new(f"{stage.key}/stage.json", body.encode())
+
+    # runs, which are stories and no promises ------------------------------------------------------------------
+    def tell(self, recipe: str, settings: tuple[str, ...]) -> str:
+        """Note that a run of a recipe begins; the path that its objects start with."""
+        started = datetime.now(UTC)
+        path = f"runs/{started:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        body = {"recipe": recipe, "settings": settings, "host": os.uname().nodename, "code": code_version()}
+        self.store.put_new(f"{path}.json", json.dumps(body, indent=1).encode())
+        return path
+
+    def told(self, recipe: str) -> tuple[str, ...]:
+        """The settings of the last run of a recipe; () if there was none."""
+        paths = [head.path for head in self.store.list("runs/") if not head.path.endswith(".end.json")]
+        for path in sorted(paths, reverse=True):
+            try:
+                body = json.loads(self.store.get(path))
+                if body["recipe"] == recipe:
+                    return tuple(str(word) for word in body["settings"])
+            except (ValueError, KeyError, TypeError):
+                continue
+        return ()
 
     # commits --------------------------------------------------------------------------------------------------
     def committed(self, key: str) -> set[str]:

@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
-    from engine.run import StageReport
     from engine.stage import Outcome
+    from engine.window import StageReport
 
 EVERY_S = 10.0  # between plain lines of one stage
 

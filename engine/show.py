@@ -13,9 +13,9 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from engine.care import Check, Garbage
-    from engine.plan import Plan
-    from engine.run import StageReport
+    from engine.forecast import Plan
     from engine.status import Status
+    from engine.window import StageReport
 
 
 def _size(num: float) -> str:

@@ -100,6 +100,9 @@ class Work(Protocol):
     def read(self, stage: str, output: str, columns: tuple[str, ...] = ()) -> pa.Table:
         """All rows that the unit of the same id wrote in an upstream map stage, in file order."""
 
+    def batches(self, stage: str, output: str, columns: tuple[str, ...] = ()) -> Iterator[pa.Table]:
+        """The rows of `read`, a record batch at a time, for what does not fit in memory."""
+
     @property
     def generation(self) -> Generation:
         """The generation that this barrier unit belongs to."""

@@ -6,7 +6,7 @@ import hashlib
 import mmap
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -101,6 +101,16 @@ class LedgerWork:
         upstream = self._stage.upstream(stage)
         return self.table(self._ledger.commit(upstream.key, self.unit.id), output, columns)
 
+    def batches(self, stage: str, output: str, columns: tuple[str, ...] = ()) -> Iterator[pa.Table]:
+        """The rows of `read`, a record batch at a time."""
+        upstream = self._stage.upstream(stage)
+        schema = stored_schema(upstream.output(output))
+        for file in self._ledger.commit(upstream.key, self.unit.id).outputs[output]:
+            for batch in file.batches:
+                message = self._ledger.store.get_range(file.path, batch.offset, batch.length)
+                table = pa.Table.from_batches([read_batch(schema, message)])
+                yield table.select(list(columns)) if columns else table
+
     @property
     def generation(self) -> Generation:
         """The generation of this barrier unit."""
@@ -158,8 +168,13 @@ def read_rows(store: Store, files: Sequence[File], columns: tuple[str, ...] = ()
     tables = []
     for file in files:
         try:
-            reader = ipc.open_file(pa.BufferReader(store.get(file.path)))
-            table = reader.read_all()
+            body = pa.BufferReader(store.get(file.path))
+            fields = None
+            if columns:
+                # what is not asked for is not decompressed
+                names = ipc.open_file(body).schema.names
+                fields = [names.index(name) for name in columns]
+            table = ipc.open_file(body, options=ipc.IpcReadOptions(included_fields=fields)).read_all()
         except pa.ArrowInvalid as error:
             raise StoreError(f"{file.path} is damaged ({error}); run `kosmos verify`") from None
         tables.append(table.select(list(columns)) if columns else table)

@@ -16,6 +16,7 @@ from engine.drive import drive
 from engine.errors import ConfigError
 from engine.ledger import Ledger
 from engine.status import status
+from engine.window import Options
 from pipelines import smallweb, snapshot
 from pipelines.kosmos import interleaved, small
 
@@ -49,7 +50,7 @@ def demo(folder: str, workers: int = 0, as_json: bool = False) -> int:
             words = f"kosmos run interleaved --small --crawl {crawl} --mirror {web} --store {store}"
             console.print(Text(f"\n$ {words}", "bold"), soft_wrap=True)
             units = snapshot.units(snapshot.Inputs(crawl=crawl, mirror=str(web)), ledger)
-            reports = drive(recipe, ledger, units, as_json=as_json)
+            reports = drive(recipe, ledger, units, Options(settings=("--small",)), as_json=as_json)
             complete &= all(report.complete for report in reports)
     found = status(recipe, ledger)
     if as_json:
@@ -62,10 +63,10 @@ def demo(folder: str, workers: int = 0, as_json: bool = False) -> int:
     console.print(
         Text(
             "\nEvery row above is a file in the store; nothing was dropped without a counted reason. Try next:\n"
-            f"  {kosmos} why {duplicate.url} --small --store {store}\n"
+            f"  {kosmos} why {duplicate.url} --store {store}\n"
             f"  {kosmos} run interleaved --small --crawl {smallweb.CRAWLS[-1]} --mirror {web} --store {store}"
             "    # all done: costs a second\n"
-            f"  {kosmos} verify interleaved --small --store {store}\n"
+            f"  {kosmos} verify interleaved --store {store}\n"
             f"  {kosmos} run interleaved --crawl CC-MAIN-2024-22 --limit 2    # two real WARC files, 1 GB each"
         ),
         soft_wrap=True,

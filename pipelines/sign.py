@@ -58,11 +58,11 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     judgements = work.read("judge", "judgements", ("row", "reason"))
     kept = judgements.filter(pc.equal(judgements["reason"], pa.scalar(0, pa.uint16())))["row"].combine_chunks()
     for name in ("documents", "texts"):
-        pages = work.read("extract", name, COLUMNS)
-        for batch in pages.filter(pc.is_in(pages["row"], kept)).to_batches(max_chunksize=BATCH_ROWS):
-            if batch.num_rows:
-                work.count("signed", batch.num_rows)
-                yield from sign(batch, config)
+        for pages in work.batches("extract", name, COLUMNS):
+            for batch in pages.filter(pc.is_in(pages["row"], kept)).to_batches(max_chunksize=BATCH_ROWS):
+                if batch.num_rows:
+                    work.count("signed", batch.num_rows)
+                    yield from sign(batch, config)
 
 
 def sign(pages: pa.RecordBatch, config: Config) -> Iterator[tuple[str, pa.Table]]:

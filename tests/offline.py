@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ class OfflineWork:
     def read(self, stage: str, output: str, columns: tuple[str, ...] = ()) -> pa.Table:
         table = self.tables[stage, output]
         return table.select(list(columns)) if columns else table
+
+    def batches(self, stage: str, output: str, columns: tuple[str, ...] = ()) -> Iterator[pa.Table]:
+        table = self.read(stage, output, columns)
+        for start in range(0, table.num_rows, 3):  # small, so that a test sees several
+            yield table.slice(start, 3)
 
     def commits(self, stage: str, generation: int = 0) -> list[Any]:
         return self.frozen[stage, generation]

@@ -25,9 +25,9 @@ from engine.errors import BudgetExceeded
 from engine.ledger import Ledger
 from engine.pool import InlinePool, RayPool
 from engine.progress import Quiet
-from engine.run import Options, StageReport, run
 from engine.stage import Unit
 from engine.store import Store
+from engine.window import Options, StageReport, run
 from tests import stages
 from tests.conftest import Proxy
 from tests.engine.driver import write_units

@@ -24,8 +24,8 @@ from engine.cluster import connect
 from engine.ledger import Ledger
 from engine.pool import RayPool
 from engine.progress import Quiet
-from engine.run import run
 from engine.stage import Stage, Unit, Work
+from engine.window import run
 from tests import stages
 
 

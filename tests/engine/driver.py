@@ -17,8 +17,8 @@ from typing import Any
 from engine.drive import drive
 from engine.errors import KosmosError
 from engine.ledger import Ledger
-from engine.run import Options
 from engine.stage import Unit
+from engine.window import Options
 from tests import stages
 
 

@@ -16,7 +16,7 @@ from engine.ledger import Ledger
 from engine.pool import InlinePool
 from engine.progress import Quiet
 from engine.recipe import Recipe
-from engine.run import run
+from engine.window import run
 from tests import stages
 
 RECIPE = stages.recipe()

@@ -14,8 +14,8 @@ from engine.ledger import Generation, Ledger
 from engine.pool import InlinePool
 from engine.progress import Quiet
 from engine.recipe import Recipe
-from engine.run import Options, StageReport, run
 from engine.stage import Unit
+from engine.window import Options, StageReport, run
 from engine.work import read_rows
 from tests import stages
 

@@ -12,10 +12,11 @@ import pytest
 
 from engine.chain import Chain
 from engine.cli import main
+from engine.config import override
 from engine.ledger import Commit, Ledger
 from engine.pool import InlinePool
 from engine.progress import Quiet
-from engine.run import Options, run
+from engine.window import Options, run
 from pipelines import snapshot
 from pipelines.kosmos import interleaved, small
 from pipelines.smallweb import CRAWLS, Truth, write
@@ -104,6 +105,27 @@ def test_why_and_verify_and_gc(web: tuple[Path, Truth], store: Path, capsys: pyt
     assert "all sound" in capsys.readouterr().out
     assert main(["gc", "--store", str(store), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["files"] == 0
+
+
+def test_commands_that_look_take_the_settings_of_the_last_run(
+    web: tuple[Path, Truth], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = str(tmp_path / "store")
+    words = ["--crawl", CRAWLS[0], "--mirror", str(web[0]), "--limit", "1", "--store", store]
+    ledger = Ledger(store)
+    ledger.check(create=True)
+    units = snapshot.units(snapshot.Inputs(crawl=CRAWLS[0], mirror=str(web[0])), ledger)[:1]
+    longer = override(small(), ["judge.min_words=150"])
+    settings = ("--small", "judge.min_words=150")
+    run(interleaved(longer), ledger, units, InlinePool(ledger.store.url), Quiet(), Options(settings=settings))
+    assert main(["status", "--store", store, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kept"] > 0
+    assert main(["why", units[0].id, "--store", store]) == 0
+    assert "judge    committed" in capsys.readouterr().out
+    assert main(["status", "--small", "--store", store, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kept"] == 0, "settings that are given are taken as given"
+    assert main(["plan", *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stages"][1]["committed"] == 0, "and a plan is for what would be run"
 
 
 def test_show_prints_what_is_hashed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from engine.ledger import Ledger
 from engine.pool import InlinePool
 from engine.progress import Bars, Json, Plain, choose
-from engine.run import run
+from engine.window import run
 from tests import stages
 
 RECIPE = stages.recipe()

@@ -8,8 +8,8 @@ from engine.chain import Chain
 from engine.ledger import Ledger
 from engine.pool import InlinePool
 from engine.progress import Quiet
-from engine.run import Options, run
 from engine.status import status
+from engine.window import Options, run
 from tests import stages
 
 RECIPE = stages.recipe()

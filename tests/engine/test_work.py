@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from engine.attempt import attempt
@@ -45,6 +46,15 @@ def test_a_map_unit_reads_its_namesake(ledger: Ledger, tmp_path: Path) -> None:
         work(ledger, tmp_path, Unit(id="u0009"), "double").read("numbers", "numbers")
     with pytest.raises(ConfigError, match="reads no stage"):
         lent.read("index", "index")
+
+
+def test_batches_are_the_rows_of_read_in_pieces(ledger: Ledger, tmp_path: Path) -> None:
+    lent = work(ledger, tmp_path, Unit(id="u0001"), "double")
+    pieces = list(lent.batches("numbers", "numbers", ("text", "n")))
+    whole = lent.read("numbers", "numbers", ("text", "n"))
+    assert pa.concat_tables(pieces).equals(whole) and whole.schema.names == ["text", "n"]
+    assert len(pieces) == sum(len(file.batches) for file in ledger.commit(NUMBERS.key, "u0001").outputs["numbers"])
+    assert max(piece.num_rows for piece in pieces) <= NUMBERS.output("numbers").batch_rows < whole.num_rows
 
 
 def test_partitions_are_those_of_the_frozen_commits_only(ledger: Ledger, tmp_path: Path) -> None:

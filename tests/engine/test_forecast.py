@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError
+from engine.forecast import plan
 from engine.ledger import Ledger
-from engine.plan import plan
 from engine.pool import InlinePool
 from engine.progress import Quiet
-from engine.run import Options, run
 from engine.store import Store
+from engine.window import Options, run
 from tests import stages
 
 RECIPE = stages.recipe()

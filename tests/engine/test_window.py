@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,9 @@ from engine.lease import Lease
 from engine.ledger import QUARANTINE, Ledger
 from engine.pool import InlinePool, Task
 from engine.progress import Quiet
-from engine.run import MAX_DEATHS, Drain, Options, StageReport, StageRun, run
 from engine.stage import Outcome, Stage, Unit
 from engine.store import Store
+from engine.window import MAX_DEATHS, Drain, Options, StageReport, StageRun, run
 from tests import stages
 
 STAGE = stages.numbers_stage()
@@ -237,7 +238,7 @@ def test_an_exclusive_stage_waits_for_its_holder(memory: str) -> None:
 
 def test_who_loses_the_stage_stops(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # the attribute `run` of the package is the function
-    monkeypatch.setattr(sys.modules["engine.run"], "Lease", partial(Lease, ttl_s=0.4))
+    monkeypatch.setattr(sys.modules["engine.window"], "Lease", partial(Lease, ttl_s=0.4))
     stage = stages.exclusive_stage()
 
     class Slow(Wide):
@@ -281,8 +282,17 @@ def test_a_recipe_runs_to_its_end_and_then_has_nothing_to_do(memory: str) -> Non
     ]
     again, _ = whole(memory, stages.units(4))
     assert all(report.committed == 0 and report.complete for report in again)
-    stories = [json.loads(Store(memory).get(head.path)) for head in Store(memory).list("runs/")]
-    assert len(stories) == 2 and {story["recipe"] for story in stories} == {"tested"}
+    starts, ends = stories(memory)
+    assert [start["recipe"] for start in starts] == ["tested", "tested"] and len(ends) == 2
+    assert sorted(len(end) for end in ends) == [2, 4], "the second run has no generation to compute"
+
+
+def stories(url: str) -> tuple[list[Any], list[Any]]:
+    """What was told of the beginnings and the ends of runs."""
+    paths = [head.path for head in Store(url).list("runs/")]
+    bodies = {path: json.loads(Store(url).get(path)) for path in sorted(paths)}
+    ends = [body for path, body in bodies.items() if path.endswith(".end.json")]
+    return [body for path, body in bodies.items() if not path.endswith(".end.json")], ends
 
 
 def test_only_runs_one_map_stage(memory: str) -> None:
@@ -316,7 +326,8 @@ def test_what_failed_in_one_map_stage_is_not_asked_of_the_next(memory: str, tmp_
 def test_a_run_that_stops_tells_its_story(memory: str, tmp_path: Path) -> None:
     with pytest.raises(BudgetExceeded):
         whole(memory, stages.units(9, f"fail:9:{tmp_path}"))
-    assert len(list(Store(memory).list("runs/"))) == 1
+    (start,), (end,) = stories(memory)
+    assert start["recipe"] == "tested" and "fail" in end[0]["error"]
 
 
 def test_a_foreign_place_is_refused_before_anything_is_written(memory: str) -> None:

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from engine.chain import Chain
 from engine.errors import BudgetExceeded, Interrupted, StoreError
 from engine.lease import Lease
-from engine.ledger import QUARANTINE, Ledger, code_version
+from engine.ledger import QUARANTINE, Ledger
 from engine.pool import Pool, Task
 from engine.progress import Progress
 from engine.recipe import Recipe
@@ -32,17 +30,18 @@ WINDOW = 2  # units submitted for each that can run, so that no worker waits for
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """How a run behaves. limit: at most so many units of the first stage (0: all). only: one stage by name.
+    """How a run behaves. only: one stage, by name. scratch: a folder on a local disk. timeout_s: a unit's watchdog.
+    settings: how the recipe was asked for, kept with the run for those who look into the store later.
 
     max_failed: share of a stage's units that may fail (at least 3 may) before the run stops.
     """
 
-    limit: int = 0
     only: str = ""
     retry_failed: bool = False
     max_failed: float = 0.01
     scratch: str = ""
     timeout_s: float = 3600.0
+    settings: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -229,12 +228,14 @@ def run(
     options, drain = options or Options(), drain or Drain()
     ledger.check(create=True)
     reports: list[StageReport] = []
-    started = datetime.now(UTC)
+    name = ledger.tell(recipe.name, options.settings)
 
     def run_stage(stage: Stage, todo: Sequence[Unit], generation: int = 0) -> StageReport:
-        report = StageRun(ledger, stage, pool, progress, options, drain).run(todo, generation)
-        reports.append(report)
-        return report
+        stage_run = StageRun(ledger, stage, pool, progress, options, drain)
+        try:
+            return stage_run.run(todo, generation)
+        finally:
+            reports.append(stage_run.report)  # also of a stage that stops the run
 
     if options.only:
         recipe.stage(options.only)
@@ -249,14 +250,8 @@ def run(
             chain = Chain(recipe, ledger, [unit.id for unit in units], run_stage, progress, options.only)
             chain.run()
     finally:
-        narrative = {
-            "recipe": recipe.name,
-            "started": started.isoformat(),
-            "host": os.uname().nodename,
-            "code": code_version(),
-            "stages": [asdict(report) for report in reports],
-        }
-        name = f"{started:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
         with contextlib.suppress(StoreError):  # a story, not a promise: it must not hide the fault that ended the run
-            ledger.store.put_new(f"runs/{name}.json", json.dumps(narrative, indent=1).encode())
+            ledger.store.put_new(
+                f"{name}.end.json", json.dumps([asdict(report) for report in reports], indent=1).encode()
+            )
     return reports
