@@ -20,8 +20,8 @@ from engine.ledger import Ledger
 from engine.pool import InlinePool
 from engine.progress import Quiet
 from engine.recipe import Recipe
-from engine.run import Options, StageReport, run
 from engine.status import status
+from engine.window import Options, StageReport, run
 from engine.work import read_rows
 from pipelines import explain, extract, judge, snapshot
 from pipelines.dedupe import GENERATION_SHIFT, ORDINAL_SHIFT
