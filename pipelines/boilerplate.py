@@ -43,7 +43,7 @@ def tokens(name: str) -> list[str]:
 
 def named(classes: str, identity: str) -> bool:
     """Whether the names of an element say that it is boilerplate."""
-    return _named(classes[:MAX_NAME], identity[:MAX_NAME])
+    return any(_named(name) for name in (*classes[:MAX_NAME].split(), identity[:MAX_NAME]))
 
 
 def caption(classes: str) -> bool:
@@ -52,13 +52,12 @@ def caption(classes: str) -> bool:
 
 
 @lru_cache(maxsize=1 << 16)
-def _named(classes: str, identity: str) -> bool:
-    for name in (*classes.split(), identity):
-        before = ""
-        for token in tokens(name):
-            if (token in NAMES and before not in NOT) or f"{before}-{token}" in PAIRS:
-                return True
-            before = token
+def _named(name: str) -> bool:
+    before = ""
+    for token in tokens(name):
+        if (token in NAMES and before not in NOT) or f"{before}-{token}" in PAIRS:
+            return True
+        before = token
     return False
 
 

@@ -25,12 +25,6 @@ class Entry:
     block: str
     level: int = 0
     image: int = -1
-    linked: int = 0  # characters inside links; for an image: 1 if it links to a page
-    links: int = 0
-    figure: bool = False
-    cell: int = 0  # number of the table cell that it stands in, 0 if none
-    row: int = 0
-    table: int = 0  # number of the innermost table
     drop: bool = False
 
 

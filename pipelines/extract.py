@@ -8,31 +8,33 @@ reason (`parser`), never a failed unit.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import re
 import struct
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from importlib.metadata import version
 
 import numpy as np
 import pyarrow as pa
 
 from engine import schema
-from engine.stage import Output, Unit, Work
+from engine.stage import SIDE, Output, Unit, Work
 from pipelines import charset, guards, language, rights, rules, stream, urls, warc
 from pipelines.entries import Entry, Stream
 from pipelines.reasons import Reason
 from pipelines.rows import Page, Rows
+from pipelines.tags import HEADINGS
 from pipelines.tally import Array
-from pipelines.walk import HEADINGS
 
-VERSION = 1
+VERSION = 2
 OUTPUTS = (
-    Output(name="documents", schema=schema.DOCUMENTS),
+    Output(name="documents", schema=schema.DOCUMENTS, batch_rows=512),  # some megabytes of text
     Output(name="captions", schema=schema.CAPTIONS),
-    Output(name="texts", schema=schema.TEXTS),
+    Output(name="texts", schema=schema.TEXTS, batch_rows=512),
     Output(name="references", schema=schema.REFERENCES),
     Output(name="scores", schema=schema.SCORES),
     Output(
@@ -95,12 +97,18 @@ Refusal = tuple[Reason, float]
 
 def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
     """Extract one WARC; unit.inputs = (identity, address, crawl)."""
+    gc.freeze()  # what is loaded by now is no garbage: walking it again and again costs a twentieth of all time
+    try:
+        yield from _process(unit, config, work)
+    finally:
+        gc.unfreeze()
+
+
+def _process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
     identity, uri, crawl = unit.inputs
     rows = Rows(crawl=crawl, file=identity)
     for record in warc.records(work.local(uri), work.enter, config.max_record_bytes):
-        address = urls.canonical(record.url)
-        digest = hashlib.sha256(address.encode("ascii")).digest() if address else bytes(8)
-        url_hash: int = struct.unpack_from("<Q", digest)[0]
+        address, url_hash = _addressed(record.url)
         outcome = _judged(record, address, config, work)
         if isinstance(outcome, Page):
             doc_id = hashlib.sha256(f"{identity}\n{record.offset}".encode()).digest()[:16]
@@ -114,6 +122,14 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
             yield from rows.tables()
     yield from rows.tables()
     yield from rows.verdicts()
+
+
+@lru_cache(maxsize=4)  # request, response and metadata share an address
+def _addressed(url: str) -> tuple[str, int]:
+    """The canonical form of an address, and its hash."""
+    address = urls.canonical(url)
+    digest = hashlib.sha256(address.encode("ascii")).digest() if address else bytes(8)
+    return address, struct.unpack_from("<Q", digest)[0]
 
 
 def _judged(record: warc.Record | warc.Bad, address: str, config: Config, work: Work) -> Page | Refusal:
@@ -213,7 +229,7 @@ def read(record: warc.Record, gated: Gated, address: str, config: Config, work: 
 
 
 def drop_blocks(found: Stream, config: Config, work: Work) -> Array | None:
-    """Apply the block rules; what goes is counted as block_<rule>. The scores of what stays; None if nothing does."""
+    """Apply the block rules; what goes is counted as block:<rule>. The scores of what stays; None if nothing does."""
     entries = found.entries
     image = [False, *(entry.image >= 0 for entry in entries), False]
     blocks = [(entry, image[i] or image[i + 2]) for i, entry in enumerate(entries) if entry.image < 0]
@@ -223,7 +239,7 @@ def drop_blocks(found: Stream, config: Config, work: Work) -> Array | None:
     for place, ((entry, _), rule) in enumerate(zip(blocks, failed, strict=True)):
         if rule:
             entry.drop = True
-            work.count(f"block_{rule}")
+            work.count(f"block{SIDE}{rule}")
         else:
             kept.append(place)
     found.settle()

@@ -96,10 +96,15 @@ def length(attributes: Attributes, side: str) -> int:
 
 def choose(img: Attributes, sources: Sequence[Attributes] = ()) -> tuple[str, bool]:
     """The address of a picture and whether it came from a lazy-loading attribute; "" if there is none."""
-    declared = length(img, "width")
     plain = img.get("src") or ""
-    lazy_set = next((v for name in LAZY_SRCSET if (v := img.get(name))), "")
-    lazy = next((v for name in LAZY_SRC if (v := img.get(name)) and usable(v) and not SPACE.search(v.strip())), "")
+    lazy_set = lazy = ""
+    if any(name.startswith("data-") for name in img):
+        lazy_set = next((v for name in LAZY_SRCSET if (v := img.get(name))), "")
+        lazy = next((v for name in LAZY_SRC if (v := img.get(name)) and usable(v) and not SPACE.search(v.strip())), "")
+    candidates = img.get("srcset") or ""
+    if not (lazy or lazy_set or candidates or sources):
+        return (plain, False) if usable(plain) else ("", False)
+    declared = length(img, "width")
     waits = bool(lazy or lazy_set) and (
         not usable(plain) or placeholder(plain) or not LAZY_CLASS.isdisjoint((img.get("class") or "").lower().split())
     )
@@ -107,7 +112,7 @@ def choose(img: Attributes, sources: Sequence[Attributes] = ()) -> tuple[str, bo
         found = largest(srcset(lazy_set), declared) or lazy
         if found:
             return found, True
-    found = largest(srcset(img.get("srcset") or ""), declared)
+    found = largest(srcset(candidates), declared)
     if found:
         return found, False
     several: list[tuple[str, float, float]] = []

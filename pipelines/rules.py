@@ -15,6 +15,7 @@ from importlib import resources
 import numpy as np
 
 from pipelines import tally
+from pipelines.alphabet import classes
 from pipelines.tally import NAMES, Array
 
 GOPHER = ("the", "be", "to", "of", "and", "that", "have", "with")  # GO
@@ -101,7 +102,7 @@ def count(texts: Sequence[str]) -> Counted:
     starts = np.zeros(len(texts) + 1, np.int64)
     room = len(text) // 2 + len(texts) + 1
     hashes, lengths = np.empty(room, np.uint64), np.empty(room, np.int32)
-    tally.tokens(text, offsets, tally.classes(), *_lookup(), counts, hashes, lengths, starts)
+    tally.tokens(text, offsets, classes(), *_lookup(), counts, hashes, lengths, starts)
     return Counted(text=text, offsets=offsets, counts=counts, hashes=hashes, lengths=lengths, starts=starts)
 
 
@@ -114,14 +115,14 @@ def page(blocks: Counted, kept: Array | None = None) -> Array:
     counts = blocks.counts[kept].sum(axis=0)
     counts[-1] = np.bitwise_or.reduce(blocks.counts[kept, -1])
     scores: Array = np.empty(len(NAMES), np.float64)
-    tally.page(text, tally.classes(), counts, hashes, lengths, scores)
+    tally.page(text, classes(), counts, hashes, lengths, scores)
     return scores
 
 
 def failing(kinds: Sequence[str], beside: Sequence[bool], blocks: Counted, rules: BlockRules) -> list[str]:
     """For each block the first rule that it fails, or "". beside: whether it stands next to an image."""
     words = blocks.counts[:, 0].astype(np.float64)
-    start = 0
+    start = len(kinds) if LISTED.isdisjoint(kinds) else 0
     while start < len(kinds):  # a list has the mean words of its items
         end = start + 1
         if kinds[start] in LISTED:
@@ -144,7 +145,7 @@ def failing(kinds: Sequence[str], beside: Sequence[bool], blocks: Counted, rules
 
 def _keep_terms(kinds: Sequence[str], result: list[str]) -> None:
     """A term is the heading of its definitions: it goes when they all do, never for its own length."""
-    place = 0
+    place = 0 if "dt" in kinds else len(kinds)
     while place < len(kinds):
         terms = place
         while place < len(kinds) and kinds[place] == "dt":

@@ -1,25 +1,18 @@
 """The counts behind the text rules, over code points: words are read once, for their block and for the page.
 
 Text is lower case, as an array of code points; blocks are lines. All arithmetic is on integers until the last division,
-so the same text has the same scores on every machine. What cannot repeat is never counted: an n-gram repeats only where
-both its (n - 1)-grams do, which leaves one in ten.
+so the same text has the same scores on every machine. An n-gram is counted only where both its (n - 1)-grams repeat.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from pipelines.kernel import compiled
 
-SPACE, LETTER, DIGIT, MARK, EMOJI, BULLET = 1, 2, 4, 8, 16, 32  # MARK: punctuation and symbols
-BULLETS = (
-    "\u2022\u2023\u25b6\u25c0\u25e6\u25a0\u25a1\u25aa\u25ab\u2013\u2043*-\u00b7\u25cf\u2756"  # GO, and plain marks
-)
 SEED, FACTOR = 0x9E3779B97F4A7C15, 0xFF51AFD7ED558CCD
 STOP, FLAGGED, SPAM, GOPHER = 1, 2, 4, 8  # GOPHER << i: the i-th of eight words
 NAMES = (
@@ -34,26 +27,6 @@ COUNTS = (
 )  # fmt: skip
 Array = np.ndarray[Any, Any]
 Kernel = Callable[..., Any]
-
-
-@cache
-def classes() -> Array:
-    """u8[0x110000]: the class of every code point, from Python's Unicode table."""
-    table = np.zeros(0x110000, np.uint8)
-    kinds = {"L": LETTER, "M": LETTER, "N": DIGIT, "P": MARK, "S": MARK, "Z": SPACE}
-    for code in range(0x110000):
-        if 0x20000 <= code < 0xE0000:
-            table[code] = LETTER if code < 0x323B0 else 0
-            continue
-        category = unicodedata.category(chr(code))
-        table[code] = kinds.get(category[0], 0)
-        if category == "So" and (0x2600 <= code < 0x27C0 or 0x1F000 <= code < 0x1FB00):
-            table[code] |= EMOJI
-    for code in (9, 10, 11, 12, 13, 28, 29, 30, 31, 0x85):
-        table[code] = SPACE
-    for bullet in BULLETS:
-        table[ord(bullet)] |= BULLET
-    return table
 
 
 def codes(text: str) -> Array:
@@ -164,7 +137,7 @@ def _tokens(text, offsets, table, keys, values, counts, hashes, lengths, starts)
             while keys[place] != 0 and keys[place] != key:
                 place = (place + np.uint64(1)) & mask
             if keys[place] == key:
-                flags = np.int64(values[place])
+                flags = int(values[place])
                 stop += (flags & 1) != 0
                 flagged += (flags & 2) != 0
                 spam += (flags & 4) != 0
@@ -187,19 +160,22 @@ def _tokens(text, offsets, table, keys, values, counts, hashes, lengths, starts)
 
 def _twice(hashes, num, maybe):  # type: ignore[no-untyped-def]
     """maybe[i]: whether hashes[i] may occur twice among the first num; False is certain. Returns how many may."""
-    size = 64
     bits = 6
-    while size < 8 * num:
-        size *= 2
+    while 1 << bits < 16 * num:
         bits += 1
     shift = np.uint64(64 - bits)
-    seen = np.zeros(size, np.uint8)
+    low = np.uint64(63)
+    once, again = np.zeros(1 << (bits - 6), np.uint64), np.zeros(1 << (bits - 6), np.uint64)
     for i in range(num):
         place = hashes[i] >> shift
-        seen[place] = min(seen[place] + 1, 2)
+        bit = np.uint64(1) << (place & low)
+        word = place >> np.uint64(6)
+        again[word] |= once[word] & bit
+        once[word] |= bit
     total = 0
     for i in range(num):
-        maybe[i] = seen[hashes[i] >> shift] > 1
+        place = hashes[i] >> shift
+        maybe[i] = (again[place >> np.uint64(6)] >> (place & low)) & np.uint64(1)
         total += maybe[i]
     return total
 
@@ -257,7 +233,7 @@ def _character_repetition(text, bound):  # type: ignore[no-untyped-def]
 
 
 def _first(hashes, num, grams, again):  # type: ignore[no-untyped-def]
-    """The keys of 1-grams, and which words occur again."""
+    """The keys of 1-grams, and which words may occur again."""
     for i in range(num):
         grams[i] = hashes[i] * np.uint64(FACTOR)  # not the hash itself, lest "a b" be "b a"
     twice(hashes, num, again)
@@ -282,17 +258,18 @@ def _longer(hashes, sums, n, grams, again):  # type: ignore[no-untyped-def]
         return 0, 0
     keys = np.zeros(room(total), np.uint64)
     counts = np.zeros(len(keys), np.int32)
+    places = np.empty(num, np.int32)
     for i in range(num):
         if again[i]:
-            place = find(keys, grams[i])
-            keys[place] = grams[i]
-            counts[place] += 1
+            places[i] = find(keys, grams[i])
+            keys[places[i]] = grams[i]
+            counts[places[i]] += 1
     repeated = 0
     most = 1
     longest = 0
     for i in range(num):
         if again[i]:
-            count = counts[find(keys, grams[i])]
+            count = counts[places[i]]
             if count < 2:
                 again[i] = False
                 continue
@@ -423,8 +400,9 @@ def _page(text, table, counts, hashes, lengths, out):  # type: ignore[no-untyped
         out[13 + n] = min(1.0, longer(hashes, sums, n, grams, again)[1] / chars)
     out[3] = longer(hashes, sums, 5, grams, again)[0] / max(1, words - 4)
     out[18] = duplicate(sums, 5, grams, again) / chars
-    for n in range(6, 11):
-        longer(hashes, sums, n, grams, again)
+    for i in range(words - 9):  # a 10-gram is two 5-grams
+        again[i] = again[i] and again[i + 5]
+        grams[i] = ((grams[i] ^ (grams[i] >> np.uint64(32))) * np.uint64(FACTOR) ^ grams[i + 5]) | np.uint64(1)
     out[19] = duplicate(sums, 10, grams, again) / chars
     out[20] = counts[10] / tokens
 

@@ -23,6 +23,7 @@ from pipelines.reasons import Reason
 GZIP, ZSTD, LZ4, PLAIN = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"WARC/"
 BROKEN = (OSError, ValueError, RuntimeError, EOFError, OverflowError, KeyError, AttributeError)  # what fastwarc raises
 PADDING = b"\0\r\n\t "
+WINDOW_BYTES = 32 << 20
 HEADER_BYTES = 256 << 10  # of HTTP headers; servers stop at 8-64 KiB
 
 
@@ -83,7 +84,12 @@ def records(path: Path, enter: Callable[[int], bool], max_bytes: int = 16 << 20)
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         magic = next((m for m in (GZIP, ZSTD, LZ4) if view[: len(m)] == m), PLAIN)
+        looked = 0
         for item in _all(path, view, magic, max_bytes):
+            if item.offset - looked > WINDOW_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+                # a gigabyte that was looked at once would stay in this process's memory until the file is done
+                view.madvise(mmap.MADV_DONTNEED)
+                looked = item.offset
             if not enter(item.offset):
                 yield Bad(offset=item.offset, reason=Reason.CRASHED, url=item.url)
             else:

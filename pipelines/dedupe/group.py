@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from engine import schema
-from engine.stage import Output, Unit, Work
+from engine.stage import SIDE, Output, Unit, Work
 from pipelines.dedupe import BAND, KINDS, Config, Docs, column, generations, index
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
         large = sizes > config.max_pairs_bucket
         members = _members(starts[large], sizes[large])
         if len(members):
-            work.count("large_buckets", int(large.sum()))
-            work.count("large_bucket_rows", len(members))
+            work.count(f"large{SIDE}buckets", int(large.sum()))
+            work.count(f"large{SIDE}rows", len(members))
             kinds = np.full(len(members), kind, np.uint8)
             columns = [keys[members], checks[members], docs[members], kinds]
             yield "buckets", pa.table(columns, schema=schema.INDEX_KEYS)

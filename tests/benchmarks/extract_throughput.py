@@ -1,6 +1,6 @@
 """Extract against datatrove + trafilatura: pages a CPU second on the same WARC files, in one run.
 
-    python tests/benchmarks/extract_throughput.py FOLDER --peer .peers/bin/python [--pattern 'ASSEMBLED*.warc.gz']
+    python -m tests.benchmarks.extract_throughput FOLDER --peer .peers/bin/python [--pattern 'ASSEMBLED*.warc.gz']
 
 Ours reads, parses, streams, identifies the language, judges rights, scores and writes Arrow files with sums; the peer
 reads WARC records and extracts text. One process each, CPU time with its children, imports and first-use costs left out
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from engine.attempt import attempt
 from engine.ledger import Ledger
+from engine.stage import SIDE
 from pipelines.kosmos import interleaved
 from pipelines.reasons import Reason
 from pipelines.snapshot import Inputs, listing
@@ -52,7 +53,7 @@ def ours(files: list[str], store: str) -> tuple[int, int, float]:
         for reason, num in commit.counts.items():
             counts[reason] = counts.get(reason, 0) + num
     gate = (Reason.NOT_RESPONSE, Reason.HTTP_STATUS, Reason.NOT_HTML, Reason.CORRUPT)
-    verdicts = {reason: num for reason, num in counts.items() if not reason.startswith("block_")}
+    verdicts = {reason: num for reason, num in counts.items() if SIDE not in reason}
     return sum(verdicts.values()) - sum(verdicts.get(r.word, 0) for r in gate), verdicts["kept"], spent
 
 

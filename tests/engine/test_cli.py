@@ -16,6 +16,7 @@ from engine.config import override
 from engine.ledger import Commit, Ledger
 from engine.pool import InlinePool
 from engine.progress import Quiet
+from engine.stage import SIDE
 from engine.window import Options, run
 from pipelines import snapshot
 from pipelines.kosmos import interleaved, small
@@ -73,7 +74,7 @@ def test_status_and_the_funnel(store: Path, capsys: pytest.CaptureFixture[str]) 
     found = json.loads(capsys.readouterr().out)
     extract = found["stages"][0]
     assert extract["units"] == 2
-    records = {reason: num for reason, num in extract["counts"].items() if not reason.startswith("block_")}
+    records = {reason: num for reason, num in extract["counts"].items() if SIDE not in reason}
     assert sum(records.values()) == extract["rows"]["verdicts"], "every record is counted once"
     assert main(["status", "--small", "--store", str(store)]) == 0
     text = capsys.readouterr().out

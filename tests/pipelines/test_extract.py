@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.stage import Unit, canonical
+from engine.stage import SIDE, Unit, canonical
 from pipelines import extract, stream, urls
 from pipelines.reasons import Reason
 from tests.offline import OfflineWork, collect
@@ -178,7 +178,7 @@ def test_block_rules_drop_and_count(tmp_path: Path) -> None:
     )
     texts = [item["text"] for item in tables["documents"]["items"].to_pylist()[0]]
     assert texts == [PROSE.strip(), "Title", "Read more", ""]
-    assert work.counts["block_words"] == 1
+    assert work.counts["block:words"] == 1
 
 
 def test_a_record_that_crashed_is_skipped(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_odd_files_lose_no_record_to_our_own_code() -> None:
         assert work.counts["parser"] == 0, path
         kept = tables["documents"].num_rows + tables["texts"].num_rows
         assert kept == tables["scores"].num_rows == work.counts["kept"]
-        assert tables["verdicts"].num_rows == sum(n for word, n in work.counts.items() if not word.startswith("block_"))
+        assert tables["verdicts"].num_rows == sum(n for word, n in work.counts.items() if SIDE not in word)
 
 
 @pytest.mark.skipif(not (SHARED / "crawl").exists(), reason="shared data is not here")

@@ -1,0 +1,450 @@
+"""Tokens to blocks: the stack of open elements, what they mean for the text in them, and the spans they leave.
+
+One pass; the text of all blocks goes to one buffer, white space folded as `str.split` would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipelines import tags as t
+from pipelines.alphabet import classes
+from pipelines.kernel import compiled
+from pipelines.tags import Array
+from pipelines.tokens import Page
+
+Kernel = Callable[..., Any]
+
+# Columns of the stack after the tag: what an open element means for what is in it.
+LEAVE, BEGAN, KIND, LEVEL, LISTS, LINK_IN, FIGURE_AT, CONTENT, MUTED_IN, NOSCRIPT_IN, CELL_OF, TABLE_OF = range(1, 13)
+# State of a walk: the open block, then counts.
+AT, BEGIN, PIECES, SOLID, PENDING, NEWLINE, LINKED, NUM_LINKS, ENTRIES, ROWS, CELLS, TABLES = range(12)
+SPANS, IMAGES, METAS, LAZY_AT, TOO_MANY = range(12, 17)
+P_N, LI_N, HR_N, ADDRESS_N, FIGCAPTION_N, NOSCRIPT_N, DIALOG_N, HEADER_N, FOOTER_N, NAV_N = map(
+    t.TAGS.index, ["p", "li", "hr", "address", "figcaption", "noscript", "dialog", "header", "footer", "nav"]
+)
+ARTICLE_N, MAIN_N, FIGURE_N, BODY_N, TBODY_N, THEAD_N, TFOOT_N, UL_N, OL_N, DIR_N, MENU_N, TABLE_N, TR_N = map(
+    t.TAGS.index,
+    ["article", "main", "figure", "body", "tbody", "thead", "tfoot", "ul", "ol", "dir", "menu", "table", "tr"],
+)
+TH_N, SECTION_N, TITLE_N, META_N = map(t.TAGS.index, ["th", "section", "title", "meta"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Blocks:
+    """The blocks of a page."""
+
+    text: bytes
+    entries: Array  # i32[E, 13], the columns of `marks`
+    spans: Array  # i32[S, 3]: what, first entry, entry after the last
+    images: list[int]  # tokens
+    metas: list[int]  # tokens
+    too_many_images: int
+
+
+def blocks(page: Page, answers: list[int], max_images: int) -> Blocks:
+    """The blocks of a page; answers: the flags of its asks."""
+    num = len(page.what)
+    out = np.empty(len(page.data) + 2 * num + 16, np.uint8)
+    entries, spans = np.empty((num + 2, 13), np.int32), np.empty((num + 2, 3), np.int32)
+    images, metas = np.empty(num, np.int32), np.empty(num, np.int32)
+    now = walk(
+        page.data, page.what, page.tags, page.begins, page.ends, page.flags, page.same,
+        np.array([*answers, 0], np.int32), page.address, num, page.depth, t.TRAITS, max_images, out, entries, spans,
+        images, metas, classes(),
+    )  # fmt: skip
+    return Blocks(
+        text=out[: now[AT]].tobytes(),
+        entries=entries[: now[ENTRIES]],
+        spans=spans[: now[SPANS]],
+        images=images[: now[IMAGES]].tolist(),
+        metas=metas[: now[METAS]].tolist(),
+        too_many_images=int(now[TOO_MANY]),
+    )
+
+
+def _space(data, i, end):  # type: ignore[no-untyped-def]
+    """How many bytes the white space takes that stands at i; 0 if there is none. As `str.split` has it."""
+    a = data[i]
+    if a == 32 or 9 <= a <= 13 or 28 <= a <= 31:
+        return 1
+    if a < 0xC2:
+        return 0
+    b = data[i + 1] if i + 1 < end else 0
+    if a == 0xC2:
+        return 2 if b == 0x85 or b == 0xA0 else 0
+    c = data[i + 2] if i + 2 < end else 0
+    if a == 0xE2 and b == 0x80:
+        return 3 if 0x80 <= c <= 0x8A or c == 0xA8 or c == 0xA9 or c == 0xAF else 0
+    if (a == 0xE2 and b == 0x81 and c == 0x9F) or (a == 0xE1 and b == 0x9A and c == 0x80):
+        return 3
+    return 3 if a == 0xE3 and b == 0x80 and c == 0x80 else 0
+
+
+def _append(data, start, end, raw, escaped, out, now):  # type: ignore[no-untyped-def]
+    """Add text to the open block; raw: white space as it is, else one space. Characters, 0 if it shows nothing."""
+    at, begin, pending = now[AT], now[BEGIN], now[PENDING]
+    solid = False
+    chars = 0
+    i = start
+    while i < end:
+        a = data[i]
+        size = 1
+        wide = 0
+        if a == 38 and escaped:  # & opens one of five entities
+            b = data[i + 1]
+            if b == 97:
+                size = 5
+            elif b == 108 or b == 103:
+                a = np.uint8(60 if b == 108 else 62)
+                size = 4
+            elif b == 113:
+                a = np.uint8(34)
+                size = 6
+            else:
+                wide = size = 6  # a space that does not break
+        elif a <= 32 or a >= 0xC2:
+            wide = space(data, i, end)
+            size = max(wide, 1)
+        chars += size > 1 or (a & 0xC0) != 0x80
+        if not wide:
+            solid = True
+            if pending and at > begin:
+                out[at] = 32
+                at += 1
+            pending = 0
+            out[at] = a
+            at += 1
+            i += size
+            while i < end and 32 < data[i] < 0x80 and data[i] != 38:  # the rest of a plain word
+                out[at] = data[i]
+                at += 1
+                i += 1
+                chars += 1
+            continue
+        elif not raw:
+            pending = 1
+        elif wide == 6:
+            out[at] = 0xC2
+            out[at + 1] = 0xA0
+            at += 2
+        else:
+            for j in range(wide):
+                out[at] = data[i + j]
+                at += 1
+        i += size
+    now[AT] = at
+    now[PENDING] = pending
+    now[PIECES] += 1
+    now[NEWLINE] = end - start == 1 and data[start] == 10
+    now[SOLID] |= solid
+    return chars if solid else 0
+
+
+def _blank(byte, raw, out, now):  # type: ignore[no-untyped-def]
+    """Add a space or a line end to the open block."""
+    now[PIECES] += 1
+    now[NEWLINE] = byte == 10
+    if raw:
+        out[now[AT]] = byte
+        now[AT] += 1
+    else:
+        now[PENDING] = 1
+
+
+def _preformatted(out, begin, end):  # type: ignore[no-untyped-def]
+    """Text as it is, in place, but for white space at the end of lines and empty lines around; where it ends."""
+    at = keep = begin
+    i = begin
+    while i < end:
+        a = out[i]
+        if a == 13 or a == 10:
+            i += 1 + (a == 13 and i + 1 < end and out[i + 1] == 10)
+            at = keep
+            if at > begin:
+                out[at] = 10
+                at += 1
+                keep = at
+            continue
+        wide = space(out, i, end) if a <= 32 or a >= 0xC2 else 0
+        size = max(wide, 1)
+        for j in range(size):
+            out[at + j] = out[i + j]
+        at += size
+        if not wide:
+            keep = at
+        i += size
+    while keep > begin and out[keep - 1] == 10:
+        keep -= 1
+    return keep
+
+
+def _letters(out, begin, end, table):  # type: ignore[no-untyped-def]
+    """How many characters match \\w."""
+    found = 0
+    i = begin
+    while i < end:
+        a = np.int64(out[i])
+        if a < 0x80:
+            i += 1
+            found += (table[a] & 64) != 0 or a == 95
+            continue
+        size = 2 if a < 0xE0 else 3 if a < 0xF0 else 4
+        a &= 0x7F >> size
+        for j in range(1, size):
+            a = (a << 6) | np.int64(out[i + j] & 0x3F)
+        found += (table[a] & 64) != 0
+        i += size
+    return found
+
+
+def _flush(now, row, entries, out, table):  # type: ignore[no-untyped-def]
+    """End the open block; whether there was one."""
+    if now[PIECES] == 0:
+        return False
+    solid = now[SOLID] != 0
+    if solid:
+        if row[KIND] == t.PRE:
+            now[AT] = preformatted(out, now[BEGIN], now[AT])
+        entry = entries[now[ENTRIES]]
+        entry[0], entry[1], entry[2], entry[3] = now[BEGIN], now[AT], row[KIND], row[LEVEL]
+        entry[4], entry[5], entry[6], entry[7] = -1, now[LINKED], now[NUM_LINKS], row[FIGURE_AT] >= 0
+        entry[8] = entry[9] = entry[10] = 0
+        if row[CELL_OF]:
+            entry[8], entry[9], entry[10] = row[CELL_OF], now[ROWS], row[TABLE_OF]
+        entry[11] = 0
+        for i in range(now[BEGIN], now[AT]):
+            entry[11] += (out[i] & 0xC0) != 0x80
+        entry[12] = letters(out, now[BEGIN], now[AT], table) if now[NUM_LINKS] or row[CELL_OF] else 0
+        now[ENTRIES] += 1
+        now[LINKED] = now[NUM_LINKS] = 0
+        now[BEGIN] = now[AT]
+    now[AT] = now[BEGIN]
+    now[PIECES] = now[SOLID] = now[PENDING] = now[NEWLINE] = 0
+    return solid
+
+
+def _leave(row, out, now, entries, spans, table):  # type: ignore[no-untyped-def]
+    """What the end of an element means; row: its own."""
+    what = row[LEAVE]
+    if what == t.NOTHING:
+        return
+    if what == t.GAP:
+        blank(32, row[KIND] == t.PRE, out, now)
+        return
+    flush(now, row, entries, out, table)
+    start, end = row[BEGAN], now[ENTRIES]
+    caption = what == t.LEGEND and row[FIGURE_AT] < 0 and start > 0 and entries[start - 1, 4] >= 0
+    if what in (t.BODY, t.FIGURE) or caption or (what in (t.REGION, t.BARE, t.SOFT) and end > start):
+        span = spans[now[SPANS]]
+        span[0], span[1], span[2] = what, start - caption, end
+        now[SPANS] += 1
+
+
+def _picture(row, token, linked, flag, address, images, max_images, out, now, entries, table):  # type: ignore[no-untyped-def]
+    """An image, unless it repeats what scripts would have loaded."""
+    num = now[IMAGES]
+    if num == max_images:
+        now[TOO_MANY] += 1
+        return
+    if not flag & t.PICTURED:
+        return
+    if row[NOSCRIPT_IN] and (now[LAZY_AT] == now[ENTRIES] or (num and address[images[num - 1]] == address[token])):
+        return
+    if now[PIECES] and not flush(now, row, entries, out, table):
+        blank(32, row[KIND] == t.PRE, out, now)
+    entry = entries[now[ENTRIES]]
+    entry[:] = 0
+    entry[4] = num
+    entry[5] = linked
+    entry[7] = row[FIGURE_AT] >= 0
+    images[num] = token
+    now[IMAGES] += 1
+    now[ENTRIES] += 1
+    now[LAZY_AT] = now[ENTRIES] if flag & t.LAZY else -1
+
+
+def _open(row, tag, flag, traits, now):  # type: ignore[no-untyped-def]
+    """The context inside an element that is no inline one; False if it is not entered."""
+    role = traits[tag, 0]
+    kind = row[KIND]
+    if role == t.BLOCK:
+        legend = tag == FIGCAPTION_N or (tag == P_N and flag & t.CAPTION)
+        row[LEAVE] = t.LEGEND if legend else t.BLOCK_END
+        if legend:
+            row[KIND] = t.FIGCAPTION
+            row[LEVEL] = 0
+        elif tag == P_N:
+            row[KIND] = t.PARAGRAPH if kind == t.OTHER else kind
+        elif tag != HR_N and tag != ADDRESS_N:
+            row[KIND] = traits[tag, 3]
+            row[LEVEL] = max(1, row[LISTS]) if tag == LI_N else traits[tag, 4]
+        return True
+    row[LEAVE] = t.BLOCK_END
+    if tag == NOSCRIPT_N:
+        row[NOSCRIPT_IN] = row[MUTED_IN] = 1
+        return True
+    if role == t.STRUCTURE:
+        if tag == DIALOG_N and not flag & t.OPEN:
+            return False
+        ours = tag == HEADER_N and row[CONTENT]
+        ours |= tag == FOOTER_N and (kind == t.QUOTE or row[FIGURE_AT] >= 0)
+        if not ours:
+            row[LEAVE] = t.BARE if tag == NAV_N else t.REGION
+    elif tag in (ARTICLE_N, MAIN_N) or flag & t.MAIN:
+        row[CONTENT] = 1
+        row[LEAVE] = t.BODY
+        return True
+    elif tag == FIGURE_N:
+        row[FIGURE_AT] = now[ENTRIES]
+        row[KIND] = t.OTHER
+        row[LEAVE] = t.FIGURE
+        return True
+    elif tag in (BODY_N, TBODY_N, THEAD_N, TFOOT_N):
+        return True
+    if row[LEAVE] == t.BLOCK_END and flag & t.NAMED:
+        row[LEAVE] = t.SOFT
+    if tag in (UL_N, OL_N, DIR_N, MENU_N):
+        row[LISTS] = min(row[LISTS] + 1, 100)
+    elif tag == TABLE_N:
+        now[TABLES] += 1
+        row[CELL_OF] = 0
+        row[TABLE_OF] = now[TABLES]
+    elif tag == TR_N:
+        now[ROWS] += 1
+    elif role == t.CELL:
+        now[CELLS] += 1
+        row[CELL_OF] = now[CELLS]
+        if not (kind in (t.PRE, t.FIGCAPTION) or t.HEADING <= kind < t.HEADING + 6):  # a table in a list is a table
+            row[KIND] = t.TH if tag == TH_N else t.OTHER
+    elif tag == SECTION_N:
+        row[CONTENT] = 1
+    elif flag & t.CAPTION:
+        row[KIND] = t.FIGCAPTION
+        row[LEVEL] = 0
+        row[LEAVE] = t.LEGEND
+    return True
+
+
+def _walk(  # type: ignore[no-untyped-def]
+    data, what, tags, begins, ends, flags, same, answers, address, num, depth, traits, max_images, out, entries,
+    spans, images, metas, table,
+):  # fmt: skip
+    """Tokens -> now i64[17]: how many rows of entries, spans, images and metas were written.
+
+    entries i32[,13]: begin and end in out, kind, level, image, characters linked, links, figure, cell, row, table,
+    characters, letters where there are links or cells.
+    spans i32[,3]: what, first entry, entry after the last. images, metas: tokens. address: equal for equal pictures.
+    """
+    stack = np.zeros((depth + 2, 13), np.int32)  # tag, leave, entry where it began, then the context inside
+    stack[0, FIGURE_AT] = -1
+    now = np.zeros(17, np.int64)
+    now[LAZY_AT] = -1
+    top = 0
+    i = 0
+    while i < num:
+        token = i
+        i += 1
+        row = stack[top]
+        kind = what[token]
+        if kind <= t.VERBATIM:
+            if not row[MUTED_IN] and ends[token] > begins[token]:
+                chars = append(data, begins[token], ends[token], row[KIND] == t.PRE, kind == t.TEXT, out, now)
+                if row[LINK_IN]:
+                    now[LINKED] += chars
+            continue
+        if kind == t.BLANK:
+            if not row[MUTED_IN]:
+                if row[KIND] == t.PRE:
+                    append(data, begins[token], ends[token], True, False, out, now)
+                else:
+                    now[PIECES] += 1
+                    now[NEWLINE] = ends[token] - begins[token] == 1 and data[begins[token]] == 10
+                    now[PENDING] = 1
+            continue
+        if kind == t.END:
+            place = top
+            while place > 0 and stack[place, 0] != tags[token]:
+                place -= 1
+            if place == 0:
+                continue
+            while top >= place:
+                row = stack[top]
+                if traits[row[0], 0] == t.PICTURE and same[token] >= 0 and answers[same[token]] & t.PICTURED:
+                    flag = answers[same[token]]
+                    picture(row, token, row[LINK_IN] == 1, flag, address, images, max_images, out, now, entries, table)
+                leave(row, out, now, entries, spans, table)
+                top -= 1
+            continue
+        tag, flag = tags[token], flags[token]
+        if same[token] >= 0:
+            flag |= answers[same[token]]
+        role, void = traits[tag, 0], traits[tag, 1]
+        if role == t.BREAK:
+            if now[NEWLINE] and row[KIND] != t.PRE:
+                flush(now, row, entries, out, table)
+            else:
+                blank(10, row[KIND] == t.PRE, out, now)
+            continue
+        if role == t.META:
+            if tag in (TITLE_N, META_N):
+                metas[now[METAS]] = token
+                now[METAS] += 1
+            continue
+        if role == t.IMG:
+            picture(row, token, row[LINK_IN] == 1, flag, address, images, max_images, out, now, entries, table)
+            continue
+        entered = not flag & t.HIDDEN and not (role == t.SPACED and flag & t.UNSEEN)
+        if entered:
+            inner = stack[top + 1]
+            inner[0], inner[LEAVE] = tag, t.NOTHING
+            for column in range(KIND, len(row)):
+                inner[column] = row[column]
+            if flag & t.MUTED:
+                inner[MUTED_IN] = 1
+            if role == t.LINK:
+                now[NUM_LINKS] += 1
+                inner[LINK_IN] = 2 if flag & t.SHOWS else 1 if flag & t.LINKS else 0
+            elif role == t.SPACED:
+                inner[LEAVE] = t.GAP if flag & t.NUMBER else t.NOTHING
+            elif role == t.UNKNOWN:
+                blank(32, row[KIND] == t.PRE, out, now)
+                inner[LEAVE] = t.GAP
+            elif role != t.PICTURE:
+                flush(now, row, entries, out, table)
+                entered = opened(inner, tag, flag, traits, now)
+                inner[BEGAN] = now[ENTRIES]
+        if void:
+            if entered and role == t.UNKNOWN:
+                blank(32, row[KIND] == t.PRE, out, now)
+        elif entered:
+            top += 1
+        else:
+            open_ = 1
+            while open_ and i < num:
+                if what[i] == t.START:
+                    open_ += not traits[tags[i], 1] and tags[i] != TITLE_N
+                elif what[i] == t.END:
+                    open_ -= 1
+                i += 1
+    while top >= 0:
+        leave(stack[top], out, now, entries, spans, table)
+        top -= 1
+    flush(now, stack[0], entries, out, table)
+    return now
+
+
+space: Kernel = compiled(_space)
+append: Kernel = compiled(_append)
+blank: Kernel = compiled(_blank)
+preformatted: Kernel = compiled(_preformatted)
+letters: Kernel = compiled(_letters)
+flush: Kernel = compiled(_flush)
+leave: Kernel = compiled(_leave)
+picture: Kernel = compiled(_picture)
+opened: Kernel = compiled(_open)
+walk: Kernel = compiled(_walk)

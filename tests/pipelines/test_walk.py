@@ -1,0 +1,94 @@
+"""The walk against lexbor's own tree: the same text and the same images, whatever the page looks like."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from selectolax.lexbor import LexborHTMLParser, LexborNode
+
+from pipelines import tags
+from pipelines.walk import Walked, entries, walk
+
+URL = "https://a.example/"
+UNSEEN = frozenset((*tags.GROUPS[tags.SKIP].split(), "title", "noscript"))
+PIECES = [
+    "<p>", "</p>", "<div class='x'>", "</div>", "<b>", "</b>", "<a href=/x.png>", "</a>", "<a href>", "<ul><li>",
+    "</ul>", "<table><tr><td>", "<th>", "</table>", "<br>", "<hr>", "<img src=a{n}.png>",
+    '<img alt="a>b&quot;" src=\'b{n}.png\'>', "<script>if (a < b) '<p>'</script>",
+    "<script><!--<script></script>--></script>", "<style>p{}</style>", "<svg><a>x", "</svg>", "<textarea><p>no",
+    "</textarea>", "<xmp><b>raw</b></xmp>", "<pre>\n a\n  b", "</pre>", "<math><mi>x</math>", "<!-- a > b -->",
+    "<!--->", "<?php a ?>", '<p a=1 "b=\'c>d\'>', "<p/x=y>", "<x-y>", "</x-y>", "<select><option>z", "</select>",
+    "<template><p>t", "</template>", "<h2>", "</h2>", "&lt;i&gt;", "&amp;amp;", "\u00a0", "&nbsp;", "é", "\u2003",
+    "word", " ", "\n", "<", "&", '"', "<title>t</title>", "<col>", "<figure>", "<figcaption>", "</figure>",
+    "<dl><dt>", "<dd>",
+]  # fmt: skip
+
+
+def everything(walked: Walked) -> list[tuple[str, str]]:
+    """All blocks, nothing marked."""
+    num = len(walked.blocks.entries)
+    found = entries(walked, np.zeros(num, np.bool_), np.full(num, -1))
+    return [(entry.block, entry.text) for entry in found]
+
+
+def said(walked: Walked) -> str:
+    return "".join("".join(text.split()) for _, text in everything(walked))
+
+
+def visible(node: LexborNode, images: list[str]) -> str:
+    """The text of a tree, white space out, by recursion."""
+    found = ""
+    child = node.first_child
+    while child is not None:
+        if child.is_text_node:
+            found += "".join((child.text_content or "").split())
+        elif child.is_element_node and child.tag not in UNSEEN:
+            if child.tag == "img":
+                images.append(child.attributes.get("src") or "")
+            found += visible(child, images)
+        child = child.next
+    return found
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=40))
+@settings(deadline=None, max_examples=300)
+def test_text_and_images_are_those_of_the_tree(pieces: list[str]) -> None:
+    html = "<body>" + "".join(piece.replace("{n}", str(place)) for place, piece in enumerate(pieces))
+    tree = LexborHTMLParser(html)
+    images: list[str] = []
+    assert tree.root is not None
+    expected = visible(tree.root, images)
+    found = walk(tree, URL, 4096)
+    assert said(found) == expected
+    assert [image.url for image in found.stream.images] == [URL + src for src in images]
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+@settings(deadline=None, max_examples=300)
+def test_any_text_is_read_as_lexbor_reads_it(text: str, value: str) -> None:
+    tree = LexborHTMLParser(f"<body><p title='{value}'>{text}</p>".encode("utf-8", "replace"))
+    assert tree.root is not None
+    assert said(walk(tree, URL, 10)) == visible(tree.root, [])
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("<p>a<plaintext>b</plaintext><p>c", "a"),
+        ("<p>a<script><!-- <script> </script> <p>b --></script>c", "ac"),
+        ("<p>a<script><!--></script>b", "ab"),
+        ("<p>a</p><xmp></p>&amp;</xmp>", "a</p>&amp;"),
+        ("<p>a<p hidden>b<p>c<div style='display:none'><p>d</div>e", "ace"),
+        ("<p>a<span class=sr-only>b<span>c</span></span>d", "ad"),
+        ("<svg><title>a</title></svg><title>b</title>c", "c"),
+    ],
+)
+def test_what_no_reader_sees(html: str, text: str) -> None:
+    assert said(walk(LexborHTMLParser(html), URL, 10)) == text
+
+
+def test_a_header_cell_is_not_lost_and_a_number_stands_apart() -> None:
+    html = "<h2><span class=secnum>4.2</span><span>Variations</span></h2><blockquote><table><tr><th>a<td>b</table>"
+    assert everything(walk(LexborHTMLParser(html), URL, 10)) == [("h2", "4.2 Variations"), ("th", "a"), ("other", "b")]
