@@ -1,18 +1,33 @@
 """Loops over arrays as machine code: numba's `njit`, with its cache on disk where there is one.
 
-Compiled code is kept beside the source, or in the user's cache when that cannot be written; with neither, every process
-compiles for itself (seconds) and nothing fails. A cached kernel is keyed by its own file only: kernels that call one
-another live in one file.
+numba keys a cached kernel by its own file, yet a kernel also holds constants and kernels of other files. So the cache
+lies in a folder named by a digest of all sources of the package: any change starts an empty one. Where no folder can be
+written every process compiles for itself (seconds) and nothing fails.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
+
+
+@cache
+def cache_folder() -> str:
+    """Where kernels of these sources are kept: below NUMBA_CACHE_DIR, or the user's cache."""
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    root = os.environ.get("NUMBA_CACHE_DIR") or os.path.join(user, "kosmos-engine")
+    return os.path.join(root, f"kernels-{digest.hexdigest()[:12]}")
 
 
 def compiled(loop: Loop) -> Loop:
@@ -21,8 +36,13 @@ def compiled(loop: Loop) -> Loop:
     Integers wrap, indices are not checked: a kernel states what its caller must hold.
     """
     jit: Any = numba.njit  # typed since numba 0.63 only
+    config: Any = numba.config
+    before = config.CACHE_DIR
+    config.CACHE_DIR = cache_folder()  # read when the cache of a function is set up, which is now
     try:
         kernel: Loop = jit(nogil=True, boundscheck=False, cache=True)(loop)
-    except RuntimeError:  # "cannot cache function": neither the source's folder nor the user's cache can be written
+    except (RuntimeError, OSError):  # "cannot cache function": the folder cannot be written
         kernel = jit(nogil=True, boundscheck=False)(loop)
+    finally:
+        config.CACHE_DIR = before
     return kernel

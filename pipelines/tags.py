@@ -1,8 +1,4 @@
-"""The vocabulary of the walk: what each tag is, and the numbers by which its two compiled passes speak.
-
-Compiled code holds these numbers, and its cache on disk does not notice when they change: who edits this file removes
-`pipelines/__pycache__`.
-"""
+"""The vocabulary of the walk: what each tag is, and the numbers by which its two compiled passes speak."""
 
 from __future__ import annotations
 
