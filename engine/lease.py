@@ -7,9 +7,11 @@ works on file:// too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
+import time
 import uuid
 from types import TracebackType
 
@@ -28,6 +30,7 @@ class Lease:
         self._number = 0
         self._stop = threading.Event()
         self._lost = False
+        self._beaten_s = 0.0  # by our clock, when the last beat that was written began
         self._thread: threading.Thread | None = None
 
     def acquire(self) -> bool:
@@ -48,10 +51,15 @@ class Lease:
         return "" if free else str(json.loads(self._store.get(f"{self._prefix}/{number}.json"))["holder"])
 
     def check(self) -> None:
-        """LeaseLost if another driver took it: asked before each unit is submitted."""
+        """LeaseLost if another driver took it, or may have: asked before each unit is submitted."""
         if self._lost:
             raise LeaseLost(
                 f"another driver took over {self._prefix}; wait for it, or run the same command again later"
+            )
+        if time.monotonic() - self._beaten_s > self._ttl_s:
+            raise LeaseLost(
+                f"the lease {self._prefix} ran out: no heartbeat could be written for {self._ttl_s:.0f} s; "
+                "run the same command again when the store answers"
             )
 
     def release(self) -> None:
@@ -69,7 +77,9 @@ class Lease:
         return number, (self._store.now() - last).total_seconds() > self._ttl_s
 
     def _beat(self) -> None:
+        began_s = time.monotonic()
         self._store.put(f"{self._prefix}/{self._number}.beat", self._me.encode())
+        self._beaten_s = began_s
 
     def _run(self) -> None:
         while not self._stop.wait(self._ttl_s / 4):
@@ -92,4 +102,5 @@ class Lease:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        self.release()
+        with contextlib.suppress(StoreError):  # then it runs out by itself, and what ended the work is told
+            self.release()

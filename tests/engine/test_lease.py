@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import LeaseLost
+from engine.errors import LeaseLost, StoreError
 from engine.lease import Lease
 from engine.store import Store
 
@@ -62,6 +62,31 @@ def test_beats_keep_the_lease(memory: str) -> None:
             time.sleep(0.1)
         # by the clock of the store the last beat is never a whole minute old
         assert not Lease(Store(memory), KEY, ttl_s=60.0).acquire()
+
+
+class Mute(Store):
+    """A store that can no longer be written."""
+
+    mute = False
+
+    def put(self, path: str, body: bytes) -> None:
+        if self.mute:
+            raise StoreError("no answer")
+        super().put(path, body)
+
+
+def test_who_cannot_beat_stops_when_the_lease_runs_out(memory: str) -> None:
+    store = Mute(memory)
+    lease = Lease(store, KEY, ttl_s=0.8)
+    assert lease.acquire()
+    with lease:
+        lease.check()
+        store.mute = True
+        until = time.monotonic() + 30
+        with pytest.raises(LeaseLost, match="no heartbeat"):
+            while time.monotonic() < until:
+                lease.check()
+                time.sleep(0.05)
 
 
 def test_who_lost_it_is_told_and_releases_nothing(memory: str, eventually: Callable[[Callable[[], Any]], Any]) -> None:
