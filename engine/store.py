@@ -21,6 +21,7 @@ import obstore
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
+    NotSupportedError,
     PermissionDeniedError,
     PreconditionError,
     UnauthenticatedError,
@@ -36,6 +37,8 @@ RETRY: Any = {
     "retry_timeout": timedelta(seconds=120),
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=15), "base": 2},
 }
+PIECE_BYTES = 32 << 20
+MAX_DOWNLOAD_BYTES = 16 << 30  # Common Crawl's WARC files are 1 GB
 _GONE = (FileNotFoundError, NotADirectoryError)
 _FAULTS = (BaseError, OSError)
 
@@ -162,8 +165,11 @@ class Store:
         except _FAULTS as error:
             raise self._fault("write", path, error) from None
 
-    def get(self, path: str) -> bytes:
-        """The whole object; Missing if there is none."""
+    def get(self, path: str, size: int = 0) -> bytes:
+        """The whole object; Missing if there is none. size: its bytes if they are known, so that a large one comes in
+        pieces, each with the client's own time limit and retries."""
+        if size > PIECE_BYTES:
+            return b"".join(self.get_range(path, start, PIECE_BYTES) for start in range(0, size, PIECE_BYTES))
         try:
             return bytes(obstore.get(self._store, path).bytes())
         except _GONE:
@@ -194,17 +200,34 @@ class Store:
         except _FAULTS as error:
             raise self._fault("read", path, error) from None
 
-    def download(self, path: str, target: Path) -> int:
-        """Stream the object into a local file; its size in bytes. Missing if there is none."""
+    def download(self, path: str, target: Path, limit: int = MAX_DOWNLOAD_BYTES) -> int:
+        """Copy the object to a local file; its size in bytes. Missing if there is none, StoreError above `limit`.
+
+        In pieces, each with the client's own time limit and retries: one request for a gigabyte would have neither.
+        """
+        head = self.head(path)
+        if head is None:
+            raise Missing(f"{path} is not in {self.url}")
+        if head.size > limit:
+            raise StoreError(f"{path} in {self.url} has {head.size} bytes, over the limit of {limit}")
+        starts = range(0, head.size, PIECE_BYTES) if head.size > PIECE_BYTES else ()
         try:
             with open(target, "wb") as sink:
-                for chunk in obstore.get(self._store, path).stream(min_chunk_size=1 << 20):
-                    sink.write(chunk)
-                return sink.tell()
+                for start in starts:
+                    length = min(PIECE_BYTES, head.size - start)
+                    sink.write(obstore.get_range(self._store, path, start=start, length=length))
+                if not starts:
+                    sink.write(obstore.get(self._store, path).bytes())
+                size = sink.tell()
         except _GONE:
             raise Missing(f"{path} is not in {self.url}") from None
-        except _FAULTS as error:
+        except NotSupportedError:
+            raise StoreError(f"{self.url} serves no ranges, which files over {PIECE_BYTES >> 20} MiB need") from None
+        except BaseError as error:
             raise self._fault("read", path, error) from None
+        if size != head.size:
+            raise StoreError(f"{path} in {self.url} gave {size} bytes of the {head.size} that it said it has")
+        return size
 
     def head(self, path: str) -> Head | None:
         """Size and time of the object, None if there is none."""

@@ -168,7 +168,7 @@ def read_rows(store: Store, files: Sequence[File], columns: tuple[str, ...] = ()
     tables = []
     for file in files:
         try:
-            body = pa.BufferReader(store.get(file.path))
+            body = pa.BufferReader(store.get(file.path, file.bytes))
             fields = None
             if columns:
                 # what is not asked for is not decompressed

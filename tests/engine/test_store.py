@@ -199,3 +199,16 @@ def test_a_missing_bucket_is_named_as_such(s3: str) -> None:
     store = Store(s3.replace(s3.split("/")[2], "no-bucket-of-this-name"))
     with pytest.raises(StoreError, match="no such bucket"):
         list(store.list(""))
+
+
+@pytest.mark.s3
+def test_a_download_comes_in_pieces_up_to_a_limit(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.store.PIECE_BYTES", 1000)
+    store = Store(s3)
+    body = bytes(range(256)) * 41
+    for size in (0, 999, 1000, 1001, len(body)):
+        store.put(f"sized/{size}", body[:size])
+        assert store.download(f"sized/{size}", tmp_path / "copy") == size
+        assert (tmp_path / "copy").read_bytes() == body[:size] == store.get(f"sized/{size}", size)
+    with pytest.raises(StoreError, match="over the limit"):
+        store.download(f"sized/{len(body)}", tmp_path / "copy", limit=5000)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -76,6 +79,26 @@ def test_a_missing_input_is_one_sentence_that_names_near_misses(tmp_path: Path, 
     (tmp_path / "crawl-data/BAD/warc.paths.gz").write_bytes(gzip.compress(b"x" * 1000)[:20])
     with pytest.raises(ConfigError, match=says):
         listing(make(tmp_path))
+
+
+def test_a_mirror_on_the_web_is_read_as_a_folder_is(tmp_path: Path) -> None:
+    web = mirror(tmp_path / "web", PATHS)
+    (web / PATHS[0]).parent.mkdir(parents=True)
+    (web / PATHS[0]).write_bytes(b"a WARC")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(web))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        found = listing(Inputs(crawl=CRAWL, mirror=address))
+        assert [warc.unit.id for warc in found] == [w.unit.id for w in listing(Inputs(crawl=CRAWL, mirror=str(web)))]
+        assert found[0].uri == f"{address}/{PATHS[0]}"
+        (one,) = listing(Inputs(files=(found[0].uri,)))
+        assert (one.size, one.uri) == (6, found[0].uri)
+        with pytest.raises(ConfigError, match="has no crawl"):
+            listing(Inputs(crawl="CC-NONE", mirror=address))
+        with pytest.raises(ConfigError, match="does not exist"):
+            listing(Inputs(files=(f"{address}/none.warc.gz",)))
+        server.shutdown()
 
 
 def test_the_listing_is_committed_once_under_its_digest(tmp_path: Path) -> None:
