@@ -70,7 +70,6 @@ def _caption(classes: str) -> bool:
     return False
 
 
-@lru_cache(maxsize=1 << 12)
 def numbering(classes: str) -> bool:
     """Whether an element is the number of a section, which style sheets set apart from its title without a space."""
     return not NUMBERING.isdisjoint(classes[:MAX_NAME].split())

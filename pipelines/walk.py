@@ -23,6 +23,7 @@ FIGURE_ENTRIES = 1000  # that one caption can belong to
 MAX_METAS = 1000
 TITLE_CHARS = 500
 ALT_CHARS = 2000
+SHORT_BYTES = 512
 ATTRIBUTE = re.compile(r'([^\s/>][^\s/>=]*)(?:="([^"]*)")?')
 ENTITY = re.compile(r"&(amp|lt|gt|quot|nbsp);")
 ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "nbsp": "\xa0"}
@@ -183,9 +184,18 @@ def _attributes(text: bytes) -> Attributes:
     return {name: _plain(value) for name, value in found}
 
 
-@lru_cache(maxsize=1 << 14)
 def _flags(text: bytes) -> int:
-    """What the attributes of an element say about it."""
+    """What the attributes of an element say about it; remembered while they are short, since memory must not grow with
+    what strangers write."""
+    return _short_flags(text) if len(text) <= SHORT_BYTES else _read_flags(text)
+
+
+@lru_cache(maxsize=1 << 14)
+def _short_flags(text: bytes) -> int:
+    return _read_flags(text)
+
+
+def _read_flags(text: bytes) -> int:
     attributes = _attributes(text)
     classes, identity, role = attributes.get("class") or "", attributes.get("id") or "", attributes.get("role")
     flags = 0
