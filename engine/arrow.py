@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc as ipc
 
 from engine.errors import StoreError
+from engine.schema import OFFSETS
 from engine.stage import Output
 
 
@@ -137,6 +139,39 @@ class FileWriter:
         """Close what is open after a fault; the file is not valid."""
         with contextlib.suppress(OSError):  # on a full disk the last flush fails once more
             self._sink.close()
+
+
+def located(path: Path, column: str, index: int) -> pa.Table:
+    """schema.OFFSETS of all rows of a file: where the bytes of a large_binary column lie in it.
+
+    column: dotted path through lists and structs; index: of the file. A row's values follow one another, so they are
+    one run of bytes. The file must be uncompressed.
+    """
+    whole = pa.memory_map(str(path)).read_buffer()
+    reader = ipc.open_file(pa.BufferReader(whole))
+    tables = [OFFSETS.empty_table()]
+    for number in range(reader.num_record_batches):
+        batch = reader.get_batch(number)
+        name, *inner = column.split(".")
+        array = batch.column(name)
+        first, last = np.arange(len(array)), np.arange(1, len(array) + 1)  # of each row, among the values of `array`
+        for step in [*inner, ""]:
+            while pa.types.is_large_list(array.type):
+                offsets = array.offsets.to_numpy()
+                first, last, array = offsets[first], offsets[last], array.values
+            if step:
+                array = array.field(step)
+        ends = np.frombuffer(array.buffers()[1], np.int64, len(array) + 1) if len(array) else np.zeros(1, np.int64)
+        data = array.buffers()[2]
+        # no need to know how Arrow lays a batch out: the buffers were not copied, so addresses tell the place
+        start = data.address - whole.address if data is not None and data.size else 0
+        columns = [
+            np.full(batch.num_rows, index, np.uint16),
+            (ends[first] + start).astype(np.uint64),
+            (ends[last] - ends[first]).astype(np.uint64),
+        ]
+        tables.append(pa.table(columns, schema=OFFSETS))
+    return pa.concat_tables(tables)
 
 
 def conform(table: pa.Table, schema: pa.Schema, what: str) -> pa.Table:

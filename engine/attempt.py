@@ -28,7 +28,7 @@ from pathlib import Path
 from engine.arrow import File
 from engine.errors import StoreError
 from engine.ledger import Commit, Ledger, code_version
-from engine.stage import Outcome, Stage, Unit
+from engine.stage import OFFSETS, Outcome, Stage, Unit
 from engine.work import LedgerWork, Note
 from engine.writer import OutputWriter
 
@@ -97,7 +97,10 @@ def produce(stage: Stage, unit: Unit, work: LedgerWork, folder: Path) -> tuple[d
     try:
         for name, table in stage.resolve()(unit, stage.config, work):
             writers[name].add(table)
-        return {name: writer.finish() for name, writer in writers.items()}, ""
+        files = {name: writer.finish() for name, writer in writers.items()}
+        return files | {
+            name + OFFSETS: writer.sidecar() for name, writer in writers.items() if writer.output.located
+        }, ""
     except StoreError:
         raise
     except Exception as error:

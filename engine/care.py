@@ -103,7 +103,7 @@ def _again(ledger: Ledger, stage: Stage, commit: Commit, scratch: str, check: Ch
 
 
 def _generations(recipe: Recipe, ledger: Ledger, stage: Stage, check: Check) -> None:
-    for number in Chain(recipe, ledger).standing():
+    for number in ledger.generations(stage.key) if stage.own_series else Chain(recipe, ledger).standing():
         generation = ledger.generation(stage.key, number)
         if generation is None:
             continue

@@ -2,6 +2,9 @@
 
 The head of the chain claims generation n with a create-only put; the loser of a race adopts the winner's. Generation
 n + 1 opens only when n is published or abandoned. A stage under a new key replays the generations that stand.
+
+A recorded stage has a series of its own (`engine.series`): it is asked in the middle of generation n of the
+chain, and whoever reads it gets all that it has published when that reader claims.
 """
 
 from __future__ import annotations
@@ -10,15 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import ConfigError
-from engine.ledger import Commit, Generation, Ledger
+from engine.ledger import ABANDONED, PUBLISHED, Commit, Generation, Ledger
 from engine.recipe import Recipe, Step
+from engine.series import Series
 from engine.stage import Stage, Unit
 
 if TYPE_CHECKING:
     from engine.progress import Progress
     from engine.window import StageReport
-
-PUBLISHED, ABANDONED = "published", "abandoned"
 
 
 class Chain:
@@ -37,6 +39,7 @@ class Chain:
         self._run_stage, self._progress = run_stage, progress
         self._only = only
         self._steps = recipe.chain
+        self._numbered = [step for step in recipe.chain if not step.stage.own_series]
         self._maps = [step.stage for step in recipe.maps]
 
     @property
@@ -110,29 +113,45 @@ class Chain:
 
     def _generation(self, number: int) -> bool:
         """Bring generation `number` to its end at every stage; whether it got there."""
-        settled = {step.stage.key: self._ledger.settled(step.stage.key) for step in self._steps}
-        if all(_state(settled[step.stage.key], number) == PUBLISHED for step in self._steps):
+        settled = {step.stage.key: self._ledger.settled(step.stage.key) for step in self._numbered}
+        if all(_state(settled[step.stage.key], number) == PUBLISHED for step in self._numbered):
             return True
         for step in self._steps:
-            generation = self.claim(step, number)
-            if _state(settled[step.stage.key], number) != PUBLISHED and self._run_stage is not None:
-                report = self._run_stage(step.stage, self.units(step, generation), number)
-                if not report.complete:
-                    self._say(
-                        f"generation {number} stops at {step.stage.name}: {len(report.failed)} units are quarantined "
-                        f"({report.error or 'see kosmos status'}); `kosmos run {self._recipe.name} --retry-failed` "
-                        f"tries again, `kosmos abandon {self._recipe.name}` gives its inputs to the next generation"
-                    )
-                    return False
+            if step.stage.own_series:
+                report = self._ask(step, number)
+            elif _state(settled[step.stage.key], number) != PUBLISHED and self._run_stage is not None:
+                report = self._run_stage(step.stage, self.units(step, self.claim(step, number)), number)
+            else:
+                report = None
+            if report is not None and not report.complete:
+                self._say(
+                    f"generation {number} stops at {step.stage.name}: {len(report.failed)} units are quarantined "
+                    f"({report.error or 'see kosmos status'}); `kosmos run {self._recipe.name} --retry-failed` "
+                    f"tries again, `kosmos abandon {self._recipe.name}` gives its inputs to the next generation"
+                )
+                return False
             if step.stage.name == self._only:
                 return True
         # the head last: it is what opens the next generation
-        for step in reversed(self._steps):
+        for step in reversed(self._numbered):
             units = self.units(step, self.claim(step, number))
             manifest = self._ledger.freeze(step.stage.key, [unit.id for unit in units])
             if self._ledger.settle(step.stage.key, number, PUBLISHED, manifest) == ABANDONED:
                 raise ConfigError(f"generation {number} was abandoned meanwhile; run the same command again")
         return True
+
+    def _ask(self, step: Step, number: int) -> StageReport | None:
+        """Run a recorded stage for generation `number`; None if those who read it have claimed already."""
+        readers = [other.stage for other in self._numbered if step.stage in other.stage.reads]
+        lister = next(other for other in self._steps if other.stage.name == step.lister)
+        after = self._steps[self._steps.index(step) + 1 :]
+        if any(other.stage in readers and self._ledger.generation(other.stage.key, number) for other in after):
+            return None  # what it said has been read: to ask now would change nothing
+        if self._run_stage is None:
+            return None
+        units = [unit.id for unit in self.units(lister, self.claim(lister, number))]
+        mark = self._ledger.freeze(lister.stage.key, units)
+        return Series(step, self._ledger).ask((lister.stage, mark), self._run_stage)
 
     def claim(self, step: Step, number: int) -> Generation:
         """Generation `number` of a step: what stands there, else claimed from what its upstream wrote."""
@@ -144,7 +163,7 @@ class Chain:
         if head is None:
             raise ConfigError(f"{self.head.name} has no generation {number}; run the whole recipe")
         manifests = dict(head.manifests)
-        for upstream in self._steps:
+        for upstream in self._numbered:
             if upstream.stage in stage.reads:
                 units = self.units(upstream, self.claim(upstream, number))
                 frozen = self._ledger.freeze(upstream.stage.key, [unit.id for unit in units])
@@ -192,6 +211,10 @@ class Chain:
                     "without --only"
                 )
             carried[name] = {n: (key, settled[n]["manifest"]) for n in earlier}
+        for step in self._steps:
+            if step.stage.own_series and step.stage in stage.reads:
+                published = Series(step, self._ledger).published()
+                carried[step.stage.name] = {n: (step.stage.key, mark) for n, mark in published.items()}
         return carried
 
     def abandon(self) -> int:
@@ -222,7 +245,8 @@ def frozen(recipe: Recipe, ledger: Ledger, name: str, number: int = 0) -> str:
             raise ConfigError(f"{name} has no generations; leave --generation out")
         return ledger.freeze(stage.key)
     settled = ledger.settled(stage.key)
-    published = [n for n in Chain(recipe, ledger).standing() if _state(settled, n) == PUBLISHED]
+    standing = sorted(settled) if stage.own_series else Chain(recipe, ledger).standing()
+    published = [n for n in standing if _state(settled, n) == PUBLISHED]
     if not published or (number and number not in published):
         which = f"generation {number} of {name} is not" if number else f"no generation of {name} is"
         raise ConfigError(f"{which} published; `kosmos status {recipe.name}` shows them")

@@ -57,7 +57,12 @@ class Plan:
 
 def plan(recipe: Recipe, ledger: Ledger, units: Sequence[Unit], workers: int = 0) -> Plan:
     """Count what is left and what it would cost; writes nothing. ConfigError for a foreign store."""
+    recipe.ready()
     ours = ledger.check(create=False)
+    if ours:
+        for step in recipe.steps:
+            if step.stage.binds:
+                ledger.check_bound(step.stage.name, step.stage.binds)
     ids = [unit.id for unit in units]
     stages = []
     for step in recipe.maps:

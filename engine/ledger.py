@@ -38,6 +38,7 @@ from engine.stage import Stage, Unit, canonical, digest
 from engine.store import Store
 
 FORMAT = 1
+PUBLISHED, ABANDONED = "published", "abandoned"  # what becomes of a generation
 QUARANTINE = 3  # failures of one unit before a run leaves it alone (house rule; `--retry-failed` asks again)
 
 
@@ -127,10 +128,9 @@ class Generation:
         """Hex sha256 of the body; its first 12 digits name the generation's units."""
         return digest(self)
 
-    @property
-    def earlier(self) -> tuple[int, ...]:
-        """Numbers of the earlier generations that carried stages may be read of."""
-        return tuple(sorted({n for numbers in self.carried.values() for n in numbers}))
+    def earlier(self, name: str) -> tuple[int, ...]:
+        """Numbers of the generations of a carried stage that may be read, ascending."""
+        return tuple(sorted(self.carried.get(name, {})))
 
     def unit_id(self, part: int) -> str:
         """Id of the unit that computes part `part`."""
@@ -200,6 +200,22 @@ class Ledger:
                 f"{self.store.url} has format {found}, this version writes {FORMAT}; give another --store"
             )
         return True
+
+    def bind(self, name: str, word: str) -> None:
+        """Bind the store to a word under a name; ConfigError if it is bound to another."""
+        path = f"bound/{name}.json"
+        if not self.store.put_new(path, canonical({name: word}).encode()):
+            self.check_bound(name, word)
+
+    def check_bound(self, name: str, word: str) -> None:
+        """ConfigError if the store is bound to another word under this name."""
+        path = f"bound/{name}.json"
+        found = json.loads(self.store.get(path)).get(name) if self.store.exists(path) else word
+        if found != word:
+            raise ConfigError(
+                f"{self.store.url} belongs to runs with {name} {found!r}, and this one has {word!r}: what the two "
+                "find must never mix; give another --store"
+            )
 
     def open(self, stage: Stage) -> None:
         """Write the stage's description if it is not there."""

@@ -1,7 +1,8 @@
 """Recipes: the steps from inputs to published shards, in order, with how each step's units come about.
 
 Map steps have one unit an input, named by its content. Barrier steps form one chain: generation n of each reads
-generation n of those before it, and what was committed since the last generation enters at the head.
+generation n of those before it, and what was committed since the last generation enters at the head. A recorded
+barrier stands in the chain with units of its own naming and generations of its own numbering.
 """
 
 from __future__ import annotations
@@ -14,20 +15,27 @@ from engine.errors import ConfigError
 from engine.stage import Stage, Unit
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from engine.ledger import Commit, Ledger
 
 # (config, frozen commits by stage name) -> the inputs of each part, in order of part numbers
 Parts = Callable[[Any, Callable[[str], "list[Commit]"]], "list[tuple[str, ...]]"]
+# (config, commits of a generation of the listing stage, (commit, output) -> rows, digest of their manifest) -> units
+Listed = Callable[[Any, "list[Commit]", "Callable[[Commit, str], pa.Table]", str], list[Unit]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """A stage in a recipe. parts: for a barrier, the inputs of each of a generation's units; a map stage has None, its
-    units are those of the first map step.
+    units are those of the first map step. lister, listed: for a recorded barrier instead of parts, the earlier stage
+    of the chain that says what to ask for, and how its rows become units, named by what they ask for.
     """
 
     stage: Stage
     parts: Parts | None = None
+    lister: str = ""
+    listed: Listed | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +44,8 @@ class Recipe:
 
     listing: (inputs, ledger or None) -> units of the first map step; with a ledger it commits the listing. funnel: the
     stages that give each of their records a verdict, in order; the counts of the first and of the last make its ends.
-    besides: reasons of the first that are no loss (records that were never candidates).
+    besides: reasons of the first that are no loss (records that were never candidates). ready: raises ConfigError if a
+    run cannot begin with this config; looking at what a store holds needs no more than the keys.
     """
 
     name: str
@@ -45,12 +54,17 @@ class Recipe:
     listing: Callable[[Any, Ledger | None], list[Unit]]
     funnel: tuple[str, ...] = ()
     besides: tuple[str, ...] = ()
+    ready: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         seen_barrier = False
-        for step in self.steps:
-            if step.stage.barrier != (step.parts is not None):
+        for number, step in enumerate(self.steps):
+            if (step.stage.barrier and not step.stage.own_series) != (step.parts is not None):
                 raise ConfigError(f"recipe {self.name}: {step.stage.name} needs `parts` exactly if it is a barrier")
+            if step.stage.own_series:
+                before = [other.stage.name for other in self.steps[:number] if other.parts is not None]
+                if step.listed is None or step.lister not in before:
+                    raise ConfigError(f"recipe {self.name}: {step.stage.name} needs `listed` and an earlier `lister`")
             if seen_barrier and not step.stage.barrier:
                 raise ConfigError(f"recipe {self.name}: map stage {step.stage.name} stands after a barrier")
             seen_barrier |= step.stage.barrier

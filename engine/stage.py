@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from engine.ledger import Commit, Generation
 
 SIDE = ":"  # in the name of a count that is no verdict on a record, as in "block:words"
+UNKEYED = {"keyed": False}  # metadata of a config field that says how a stage works and never what comes of it
+OFFSETS = ".offsets"  # after the name of an output with `located`: where the bytes of its rows lie
 UNIT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,95}")
 
 
@@ -57,7 +59,8 @@ class Output:
     partition_by: a uint16/uint32 column; rows are sorted by it (then by sort_by), it is left out of the file, and every
     partition is one record batch whose byte range stands in the commit. batch_rows: rows a record batch. compression:
     "zstd", or None for what is compressed already or read by byte range. file_rows / file_bytes: a new file starts
-    once a file has reached either.
+    once a file has reached either. located: the dotted path of a large_binary column, lists and structs on the way;
+    beside the output stands <name>.offsets (schema.OFFSETS), which says where each row's bytes lie in its file.
     """
 
     name: str
@@ -68,6 +71,11 @@ class Output:
     compression: str | None = "zstd"
     file_rows: int = 1 << 24
     file_bytes: int = 1 << 30
+    located: str = ""
+
+    def __post_init__(self) -> None:
+        if self.located and (self.compression or self.partition_by):
+            raise ConfigError(f"output {self.name}: bytes are located in files without compression or partitions only")
 
     def description(self) -> dict[str, Any]:
         """All that decides the bytes of its files."""
@@ -79,7 +87,19 @@ class Output:
             "batch_rows": self.batch_rows,
             "compression": self.compression,
             "file": [self.file_rows, self.file_bytes],
+            **({"located": self.located} if self.located else {}),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Bytes in a file of a commit: `length` of them from `offset` of file number `file` of an output."""
+
+    commit: Commit
+    output: str
+    file: int
+    offset: int
+    length: int
 
 
 class Work(Protocol):
@@ -119,6 +139,18 @@ class Work(Protocol):
         Where the output is not partitioned by a column, its units are the partitions: the rows of unit `part`.
         """
 
+    def manifest(self, mark: str) -> list[Commit]:
+        """The commits of a manifest by its digest, which a recorded stage finds in its unit's inputs."""
+
+    def part(self, commit: Commit, declared: Output, part: int) -> pa.Table:
+        """One partition of one output of one commit."""
+
+    def offsets(self, commit: Commit, output: str, first: int, num: int) -> pa.Table:
+        """Where rows first..first+num of an output with `located` lie (schema.OFFSETS), by range reads."""
+
+    def pieces(self, places: Sequence[Place]) -> list[bytes]:
+        """The bytes at the places, read concurrently, in their order; StoreError if fewer are there."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
@@ -141,12 +173,13 @@ Process = Callable[[Unit, Any, Work], Iterator[tuple[str, pa.Table]]]
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces, of dataclasses, mappings, sequences and scalars: the text that is hashed.
 
-    Raises ConfigError for what has no canonical form (NaN, sets, objects).
+    Fields with the metadata UNKEYED are left out. ConfigError for what has no canonical form (NaN, sets, objects).
     """
 
     def plain(item: Any) -> Any:
         if dataclasses.is_dataclass(item) and not isinstance(item, type):
-            return {f.name: plain(getattr(item, f.name)) for f in dataclasses.fields(item)}
+            keyed = [f.name for f in dataclasses.fields(item) if f.metadata.get("keyed", True)]
+            return {name: plain(getattr(item, name)) for name in keyed}
         if isinstance(item, Mapping):
             return {str(k): plain(v) for k, v in item.items()}
         if isinstance(item, list | tuple):
@@ -173,8 +206,8 @@ class Stage:
     process: "package.module:function" with the signature of `Process`. reads: upstream stages whose commits it reads;
     their keys enter this key. carries: stages of which a barrier reads EARLIER generations, by name with their outputs
     (they may depend on this stage, so their keys cannot enter its key). recorded: not a pure function (it asked the
-    network): `verify` checks sums only. exclusive: one driver at a time, by lease. Code that changes bytes raises
-    `version`.
+    network): `verify` checks sums only. exclusive: one driver at a time, by lease. binds: a word that a store is bound
+    to by the first run; a store bound to another refuses. Code that changes bytes raises `version`.
     """
 
     name: str
@@ -187,6 +220,7 @@ class Stage:
     barrier: bool = False
     recorded: bool = False
     exclusive: bool = False
+    binds: str = ""
     num_cpus: float = 1.0
     memory_bytes: int = 0
     key: str = field(init=False)
@@ -204,6 +238,12 @@ class Stage:
             "reads": [stage.key for stage in self.reads],
             "carries": [[name, [output.description() for output in outputs]] for name, outputs in self.carries],
         }
+
+    @property
+    def own_series(self) -> bool:
+        """Whether it numbers its generations itself: what a recorded barrier has written is one memory, whichever
+        recipe asked for it, and whoever reads it gets all that is published when it claims."""
+        return self.recorded and self.barrier
 
     def output(self, name: str) -> Output:
         """The named output; ConfigError if the stage has none of that name."""

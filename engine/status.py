@@ -75,7 +75,7 @@ def status(recipe: Recipe, ledger: Ledger) -> Status:
         cpu_s = 0.0
         counts: dict[str, int] = {}
         for commit in ledger.commits(stage.key):
-            if commit.generation and commit.generation not in standing:
+            if commit.generation and not stage.own_series and commit.generation not in standing:
                 continue
             units += 1
             num_bytes += commit.num_bytes
@@ -125,7 +125,8 @@ def status(recipe: Recipe, ledger: Ledger) -> Status:
 
 
 def _generations(recipe: Recipe, ledger: Ledger, chain: Chain) -> tuple[GenerationStatus, ...]:
-    settled = {step.stage.name: ledger.settled(step.stage.key) for step in recipe.chain}
+    numbered = [step.stage for step in recipe.chain if not step.stage.own_series]
+    settled = {stage.name: ledger.settled(stage.key) for stage in numbered}
     found = []
     for number in ledger.generations(chain.head.key):
         generation = ledger.generation(chain.head.key, number)

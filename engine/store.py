@@ -190,11 +190,13 @@ class Store:
 
     def get_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Several (start, length) ranges of one object, neighbours merged into one request by the client."""
-        if not ranges:
-            return []
+        wanted = [(start, length) for start, length in ranges if length]  # the client refuses empty ones
+        if not wanted:
+            return [b""] * len(ranges)
         try:
-            starts, lengths = [r[0] for r in ranges], [r[1] for r in ranges]
-            return [bytes(part) for part in obstore.get_ranges(self._store, path, starts=starts, lengths=lengths)]
+            starts, lengths = [r[0] for r in wanted], [r[1] for r in wanted]
+            parts = iter(obstore.get_ranges(self._store, path, starts=starts, lengths=lengths))
+            return [bytes(next(parts)) if length else b"" for _, length in ranges]
         except _GONE:
             raise Missing(f"{path} is not in {self.url}; run `kosmos verify` to see what else is gone") from None
         except _FAULTS as error:

@@ -105,14 +105,31 @@ class StageRun:
             self._ledger.open(self._stage)
             self._tries = self._allowance(todo)
             self.report.failed = [unit.id for unit in todo if self._tries[unit.id] <= 0]
-            self._queue = deque(Task(stage=self._stage, unit=unit) for unit in todo if self._tries[unit.id] > 0)
-            random.shuffle(self._queue)
+            self._line_up([Task(stage=self._stage, unit=unit) for unit in todo if self._tries[unit.id] > 0])
             self._progress.start(self.report, len(units))
             with self._exclusive() as check:
                 self._work(check)
             self.report.seconds = time.monotonic() - started
             self._progress.end(self.report)
         return self.report
+
+    def _line_up(self, tasks: list[Task]) -> None:
+        """All that may run at once goes into the queue, in random order; what shares a lane waits behind its first."""
+        self._queue: deque[Task] = deque()
+        self._behind: dict[str, deque[Task]] = {}
+        for task in tasks:
+            if task.unit.lane and task.unit.lane in self._behind:
+                self._behind[task.unit.lane].append(task)
+                continue
+            self._queue.append(task)
+            if task.unit.lane:
+                self._behind[task.unit.lane] = deque()
+        random.shuffle(self._queue)
+
+    def _release(self, lane: str) -> None:
+        """A unit of a lane is done with: the next one may run."""
+        if self._behind.get(lane):
+            self._queue.append(self._behind[lane].popleft())
 
     def _allowance(self, todo: Sequence[Unit]) -> dict[str, int]:
         past = self._ledger.failures(self._stage.key)
@@ -137,37 +154,27 @@ class StageRun:
 
     def _work(self, check: Callable[[], None]) -> None:
         live: dict[str, Task] = {}
-        lanes: set[str] = set()
         self._broken: set[str] = set()
         try:
             while self._queue or live:
                 check()
                 if self._drain.asked and not live:
-                    raise Interrupted(
-                        f"interrupted at {self._stage.name}, {len(self._queue)} units left; the same command resumes"
-                    )
+                    left = len(self._queue) + sum(map(len, self._behind.values()))
+                    raise Interrupted(f"interrupted at {self._stage.name}, {left} units left; the same command resumes")
                 if not self._drain.asked:
-                    self._fill(live, lanes)
+                    self._fill(live)
                 for task, outcome in self._pool.wait(0.5):
                     live.pop(task.unit.id)
-                    lanes.discard(task.unit.lane)
                     self._settle(task, outcome)
         except BaseException:
             self._pool.cancel()
             raise
 
-    def _fill(self, live: dict[str, Task], lanes: set[str]) -> None:
-        waiting: list[Task] = []
+    def _fill(self, live: dict[str, Task]) -> None:
         while self._queue and len(live) < WINDOW * self._pool.width():
             task = self._queue.popleft()
-            if task.unit.lane and task.unit.lane in lanes:
-                waiting.append(task)
-                continue
             live[task.unit.id] = task
-            if task.unit.lane:
-                lanes.add(task.unit.lane)
             self._pool.submit(task)
-        self._queue.extendleft(reversed(waiting))
 
     def _settle(self, task: Task, outcome: Outcome | str) -> None:
         if isinstance(outcome, str):
@@ -185,6 +192,7 @@ class StageRun:
             self._fail(task, outcome)
             return
         self._broken.discard(task.unit.id)
+        self._release(task.unit.lane)
         if outcome.state == "committed":
             self.report.committed += 1
         else:
@@ -208,6 +216,7 @@ class StageRun:
             self._queue.append(Task(stage=self._stage, unit=task.unit, deaths=task.deaths))
         else:
             self.report.failed.append(task.unit.id)
+            self._release(task.unit.lane)
             self._progress.advance(self.report, outcome)
 
 
@@ -226,6 +235,7 @@ def run(
     BudgetExceeded, LeaseLost or Interrupted; what was committed until then stays.
     """
     options, drain = options or Options(), drain or Drain()
+    recipe.ready()
     ledger.check(create=True)
     reports: list[StageReport] = []
     name = ledger.tell(recipe.name, options.settings)
@@ -239,6 +249,7 @@ def run(
 
     if options.only:
         recipe.stage(options.only)
+    bind(recipe, ledger)
     try:
         planned = list(units)
         for step in recipe.maps:
@@ -255,3 +266,10 @@ def run(
                 f"{name}.end.json", json.dumps([asdict(report) for report in reports], indent=1).encode()
             )
     return reports
+
+
+def bind(recipe: Recipe, ledger: Ledger) -> None:
+    """Bind the store to what the recipe's stages bind to; ConfigError if it is bound otherwise."""
+    for step in recipe.steps:
+        if step.stage.binds:
+            ledger.bind(step.stage.name, step.stage.binds)

@@ -7,18 +7,22 @@ import mmap
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
-from engine.arrow import File, read_batch, stored_schema
+from engine.arrow import File, column_range, read_batch, stored_schema
 from engine.errors import ConfigError, Missing, StoreError
 from engine.ledger import Commit, Generation, Ledger
-from engine.stage import Output, Stage, Unit
+from engine.schema import OFFSETS as OFFSETS_SCHEMA
+from engine.stage import OFFSETS, Output, Place, Stage, Unit
 from engine.store import Store
 
+READS = 128  # range requests at once: what hides an object store's latency (measured: curation, assemble)
 NOTE = struct.Struct("<q")  # the offset worked on, -1 before the first record
 
 
@@ -149,6 +153,54 @@ class LedgerWork:
             tables = [pa.Table.from_batches(self._parts(schema, commit, output, part), schema) for commit in commits]
         return pa.concat_tables(tables) if tables else stored_schema(declared).empty_table()
 
+    def manifest(self, mark: str) -> list[Commit]:
+        """The commits of a manifest."""
+        return self._ledger.manifest(mark)
+
+    def part(self, commit: Commit, declared: Output, part: int) -> pa.Table:
+        """One partition of one output of one commit."""
+        schema = stored_schema(declared)
+        return pa.Table.from_batches(self._parts(schema, commit, declared.name, part), schema)
+
+    def offsets(self, commit: Commit, output: str, first: int, num: int) -> pa.Table:
+        """Where rows of a located output lie."""
+        try:
+            return read_offsets(self._ledger.store, commit.outputs[output + OFFSETS], first, num)
+        except Missing:
+            return read_offsets(self._ledger.store, self._ledger.replaced(commit, output + OFFSETS), first, num)
+
+    def pieces(self, places: Sequence[Place]) -> list[bytes]:
+        """The bytes at the places, by files, so that neighbours come in one request."""
+        by_file: dict[tuple[str, int, str], list[int]] = {}
+        for number, place in enumerate(places):
+            path = place.commit.outputs[place.output][place.file].path
+            by_file.setdefault((place.output, place.file, path), []).append(number)
+        found: list[bytes] = [b""] * len(places)
+        with ThreadPoolExecutor(READS) as pool:
+            for numbers, bodies in zip(
+                by_file.values(),
+                pool.map(lambda numbers: self._ranges([places[i] for i in numbers]), by_file.values()),
+                strict=True,
+            ):
+                for number, body in zip(numbers, bodies, strict=True):
+                    found[number] = body
+        return found
+
+    def _ranges(self, places: list[Place]) -> list[bytes]:
+        """Ranges of one file."""
+        output, file = places[0].output, places[0].file
+        ranges = [(place.offset, place.length) for place in places]
+        store = self._ledger.store
+        try:
+            path = places[0].commit.outputs[output][file].path
+            bodies = store.get_ranges(path, ranges)
+        except Missing:
+            path = self._ledger.replaced(places[0].commit, output)[file].path
+            bodies = store.get_ranges(path, ranges)
+        if any(len(body) != length for body, (_, length) in zip(bodies, ranges, strict=True)):
+            raise StoreError(f"{path} is shorter than its commit says; run `kosmos verify`")
+        return bodies
+
     def _parts(self, schema: pa.Schema, commit: Commit, output: str, part: int) -> list[pa.RecordBatch]:
         try:
             return read_parts(self._ledger.store, schema, commit.outputs[output], part)
@@ -188,3 +240,17 @@ def read_parts(store: Store, schema: pa.Schema, files: Sequence[File], part: int
         ranges = [(b.offset, b.length) for b in file.batches if b.part == part]
         batches += [read_batch(schema, message) for message in store.get_ranges(file.path, ranges)]
     return batches
+
+
+def read_offsets(store: Store, files: Sequence[File], first: int, num: int) -> pa.Table:
+    """Rows first..first+num of a sidecar, a small range a column; StoreError if they are not there."""
+    file = files[0]
+    batch = file.batches[0] if file.batches else None
+    if batch is None or first < 0 or first + num > batch.rows:
+        raise StoreError(f"{file.path} has no rows {first} to {first + num}; run `kosmos verify`")
+    ranges = [column_range(OFFSETS_SCHEMA, batch, field.name, first, num) for field in OFFSETS_SCHEMA]
+    columns = [
+        np.frombuffer(body, field.type.to_pandas_dtype())
+        for field, body in zip(OFFSETS_SCHEMA, store.get_ranges(file.path, ranges), strict=True)
+    ]
+    return pa.table(columns, schema=OFFSETS_SCHEMA)

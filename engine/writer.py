@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc as ipc
 
-from engine.arrow import File, FileWriter, conform, sort
-from engine.stage import Output
+from engine.arrow import File, FileWriter, conform, located, sort
+from engine.schema import OFFSETS as OFFSETS_SCHEMA
+from engine.stage import OFFSETS, Output
 
 SPILL_BYTES = 256 << 20
 
@@ -35,6 +36,7 @@ class OutputWriter:
         self._runs: list[Path] = []
         self._files: list[File] = []
         self._open: FileWriter | None = None
+        self._located: list[pa.Table] = []
 
     def add(self, table: pa.Table) -> None:
         """Take rows, in final order unless the output is sorted. TypeError if their schema is not the output's."""
@@ -64,6 +66,18 @@ class OutputWriter:
         self._close_file()
         return self._files
 
+    def sidecar(self) -> list[File]:
+        """After `finish`: the file that says where the rows' bytes lie; none unless the output has `located`."""
+        if not self.output.located:
+            return []
+        output = offsets_output(self.output)
+        writer = FileWriter(self._folder / f"{output.name}.arrow", output)
+        try:
+            writer.write(pa.concat_tables(self._located))
+            return [writer.finish()]
+        finally:
+            writer.abandon()
+
     def close(self) -> None:
         """Let go of a file that a fault left open; nothing after `finish`."""
         if self._open is not None:
@@ -78,7 +92,10 @@ class OutputWriter:
 
     def _close_file(self) -> None:
         if self._open is not None:
-            self._files.append(self._open.finish())
+            file = self._open.finish()
+            if self.output.located:
+                self._located.append(located(self._open.path, self.output.located, len(self._files)))
+            self._files.append(file)
             self._open = None
 
     def _emit(self, rows: pa.Table, part: int) -> None:
@@ -142,3 +159,8 @@ class OutputWriter:
                 held.append(piece.slice(start, end - start).drop_columns([column]))
         if held:
             self._emit(pa.concat_tables(held), current)
+
+
+def offsets_output(output: Output) -> Output:
+    """The output that stands beside one with `located`: one batch, so that its rows are read by their numbers."""
+    return Output(name=output.name + OFFSETS, schema=OFFSETS_SCHEMA, batch_rows=1 << 31, compression=None)

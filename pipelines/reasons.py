@@ -58,8 +58,71 @@ class Reason(IntEnum):
     DUPLICATE_URL = 120
     DUPLICATE_TEXT = 121
     NEAR_DUPLICATE = 122
+    # an image reference, before any request; value = the number that decided
+    IMAGE_BLOCKED = 160  # a token of its path is on the blocklist: logo, icon, pixel, ...
+    IMAGE_ADULT = 161  # a token of its path is on the adult list
+    IMAGE_DECLARED_SMALL = 162  # width or height declared in the page under the bound
+    IMAGE_DRAWING = 163  # svg or svgz: no pixels
+    IMAGE_FREQUENT = 164  # in more documents than the bound; value = documents
+    IMAGE_TWICE = 165  # the same address stands earlier in the document
+    IMAGE_SURPLUS = 166  # the document has enough candidates, or enough images
+    # a document, over its images
+    NO_IMAGE = 170  # the page has no image reference: it belongs to the texts
+    NO_CANDIDATE = 171  # no reference is worth a request
+    TOO_MANY_REFERENCES = 172  # more than the bound after the address rules; value = how many
+    SINGLE_IMAGE = 173  # the coin: half of the documents with one image go
+    NO_IMAGE_LEFT = 174  # every candidate failed at fetch or at the image gate
+    # a request; value = HTTP status, curl's error number, or bytes
+    NOT_ASKED = 180  # no outcome is on record
+    DNS = 181
+    CONNECT = 182  # refused, reset, unreachable
+    TLS = 183
+    TIMEOUT = 184  # connect, total, or too slow for too long
+    HTTP_GONE = 185  # 404, 410
+    HTTP_CLIENT = 186  # other 4xx
+    HTTP_BUSY = 187  # 429
+    HTTP_SERVER = 188  # 5xx
+    HTTP_OTHER = 189  # any other status that is not 200
+    REDIRECTS = 190  # too many, or to what is no http(s) address
+    PRIVATE_ADDRESS = 191  # the name or a redirect led to an address or port that is not public
+    OPT_OUT_IMAGE = 192  # X-Robots-Tag or TDM reservation of the image
+    ROBOTS = 193  # robots.txt disallows
+    ROBOTS_UNREACHABLE = 194  # robots.txt answers 5xx
+    BODY_TOO_LARGE = 195  # over the byte limit; value = the limit
+    BODY_EMPTY = 196
+    BODY_CUT = 197  # fewer bytes than announced, or an encoding that cannot be decoded
+    PROTOCOL = 198  # no HTTP
+    FETCHER = 199  # our own code raised on this address: a bug worth a report
+    # the image gate
+    NOT_AN_IMAGE = 210  # the first bytes are of no format that we read
+    UNDECODABLE = 211  # an image's header, but no image
+    TOO_MANY_PIXELS = 212  # by its header; value = megapixels
+    SIDE_SMALL = 213  # value = the smaller side
+    SIDE_LARGE = 214  # value = the larger side
+    ASPECT = 215  # value = larger side over smaller
+    SINGLE_COLOUR = 216  # value = standard deviation on 32 x 32
+    # an image, over all documents
+    IMAGE_REPEATED = (
+        220  # the same bytes or the same perceptual hash in more documents than the bound; value = documents
+    )
+    IMAGE_REPEATED_HERE = 221  # likewise, earlier in the document
 
     @property
     def word(self) -> str:
         """The reason as people and counters see it."""
         return self.name.lower()
+
+
+# What passes: asked again once in each later generation, three times in all (lifecycle). Everything else is for good.
+PASSING = frozenset(
+    (
+        Reason.DNS,
+        Reason.CONNECT,
+        Reason.TIMEOUT,
+        Reason.HTTP_BUSY,
+        Reason.HTTP_SERVER,
+        Reason.ROBOTS_UNREACHABLE,
+        Reason.BODY_CUT,
+        Reason.FETCHER,
+    )
+)

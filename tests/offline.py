@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from engine.stage import Output, Unit
+from engine.stage import OFFSETS, Output, Place, Unit
 
 
 @dataclass
@@ -51,6 +52,22 @@ class OfflineWork:
     def table(self, commit: Any, output: str, columns: tuple[str, ...] = ()) -> pa.Table:
         table = commit[output]
         return table.select(list(columns)) if columns else table
+
+    def manifest(self, mark: str) -> list[Any]:
+        return self.frozen[mark, 0]
+
+    def part(self, commit: Any, declared: Output, part: int) -> pa.Table:
+        table = commit[declared.name]
+        if declared.partition_by in table.schema.names:
+            table = table.filter(pc.equal(table[declared.partition_by], part)).drop_columns(declared.partition_by)
+        return table
+
+    def offsets(self, commit: Any, output: str, first: int, num: int) -> pa.Table:
+        assert first >= 0 and first + num <= commit[output + OFFSETS].num_rows
+        return commit[output + OFFSETS].slice(first, num)
+
+    def pieces(self, places: Sequence[Place]) -> list[bytes]:
+        return [place.commit["blob"][place.offset : place.offset + place.length] for place in places]  # type: ignore[index]
 
     def partition(self, stage: str, output: str, part: int, generation: int = 0) -> pa.Table:
         return self.parts[stage, output, generation][part]

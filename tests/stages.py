@@ -178,7 +178,7 @@ def unique(unit: Unit, config: Unique, work: Work) -> Iterator[tuple[str, pa.Tab
     """Keys of one partition that no earlier generation had."""
     part = int(unit.inputs[0])
     new = set(work.partition("numbers", "keys", part)["key"].to_pylist())
-    for number in work.generation.earlier:
+    for number in work.generation.earlier("index"):
         new -= set(work.partition("index", "index", part, number)["key"].to_pylist())
     yield "unique", pa.table([pa.array(sorted(new), pa.uint64())], schema=UNIQUE.schema)
 

@@ -66,6 +66,12 @@ def generations(docs: Docs) -> Docs:
     return docs >> GENERATION_SHIFT
 
 
+def blocks(docs: Docs) -> npt.NDArray[np.uint16]:
+    """The block of each page: 256 consecutive ordinals of the units of its generation."""
+    ordinals = (docs >> ORDINAL_SHIFT) & np.uint64(MAX_ORDINAL - 1)
+    return (ordinals // np.uint64(BLOCK)).astype(np.uint16)
+
+
 def column(table: pa.Table, name: str) -> npt.NDArray[np.uint64]:
     """A uint64 column as one array."""
     values: npt.NDArray[np.uint64] = table[name].to_numpy()

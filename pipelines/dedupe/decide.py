@@ -18,15 +18,16 @@ import pyarrow as pa
 from engine import schema
 from engine.errors import StoreError
 from engine.stage import Output, Unit, Work
-from pipelines.dedupe import Config, Docs, column, generations, spread, within
+from pipelines.dedupe import Config, Docs, blocks, column, generations, spread, within
 from pipelines.kernel import compiled
 from pipelines.reasons import Reason
 
 if TYPE_CHECKING:
     from engine.ledger import Commit
 
-VERSION = 1  # of the code that decides the bytes
-OUTPUTS = (Output(name="verdicts", schema=schema.DEDUPE_VERDICTS, sort_by=("doc",)),)
+VERSION = 2  # of the code that decides the bytes
+# order by doc is order by block: whoever works on a block reads its own verdicts only
+OUTPUTS = (Output(name="verdicts", schema=schema.DEDUPE_VERDICTS, partition_by="block", sort_by=("doc",)),)
 # the priorities of earlier pages say which of two kept neighbours is the keeper
 CARRIES = (("spread", spread.OUTPUTS),)
 REASONS = np.array([Reason.DUPLICATE_URL, Reason.DUPLICATE_TEXT, Reason.NEAR_DUPLICATE], np.uint16)  # by kind
@@ -76,7 +77,8 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     for reason in REASONS.tolist():
         work.count(Reason(reason).word, int((reasons == reason).sum()))
     # docs of earlier generations come first
-    columns: list[npt.NDArray[Any]] = [links.docs, reasons, keepers, links.docs[cluster], sizes[cluster]]
+    columns: list[npt.NDArray[Any]] = [blocks(links.docs), links.docs, reasons, keepers, links.docs[cluster]]
+    columns.append(sizes[cluster])
     yield "verdicts", pa.table([values[old:] for values in columns], schema=schema.DEDUPE_VERDICTS)
 
 

@@ -41,7 +41,7 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     part = int(unit.inputs[0])
     runs = [work.partition("spread", "keys", part)]
     if runs[0].num_rows:
-        runs += [work.partition("index", "keys", part, number) for number in work.generation.earlier]
+        runs += [work.partition("index", "keys", part, number) for number in work.generation.earlier("index")]
     gathered = [_gather(runs, kind) for kind in KINDS]
     runs.clear()  # half of the memory
     pairs: list[tuple[Docs, Docs, int]] = []

@@ -63,7 +63,9 @@ def test_a_generation_holds_what_is_new_and_earlier_keys_are_carried(memory: str
     assert keys(memory) == expected(3), "every key once: generation 2 knew generation 1"
     second = Ledger(memory).generation(HEAD.key, 2)
     first = Ledger(memory).generation(HEAD.key, 1)
-    assert first is not None and second is not None and second.parent == first.digest and second.earlier == (1,)
+    assert (
+        first is not None and second is not None and second.parent == first.digest and second.earlier("index") == (1,)
+    )
 
 
 def test_generations_are_the_same_in_one_store_and_another(memory: str) -> None:
@@ -133,7 +135,7 @@ def test_abandoned_inputs_join_the_next_generation(memory: str) -> None:
     assert members(memory, 3) == ["u0001", "u0002"]
     ledger = Ledger(memory)
     third = ledger.generation(HEAD.key, 3)
-    assert third is not None and third.earlier == (1,)
+    assert third is not None and third.earlier("index") == (1,)
     assert ledger.generations(INDEX.key) == [1, 3] and keys(memory) == expected(3)
 
 

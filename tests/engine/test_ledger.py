@@ -224,7 +224,7 @@ def test_a_generation_survives_its_object_and_is_claimed_once(ledger: Ledger) ->
     assert ledger.claim(theirs) == mine, "the loser adopts"
     found = ledger.generation(KEY, 1)
     assert found == mine and found.digest == mine.digest and found.unit_id(3) == f"{mine.digest[:12]}-000003"
-    assert found.earlier == (2, 10)
+    assert found.earlier("index") == (2, 10) and found.earlier("another") == ()
     assert theirs.digest != mine.digest
 
 

@@ -160,6 +160,19 @@ def test_lanes_are_never_shared(memory: str) -> None:
     assert report.complete and report.planned == 25 and pool.most <= 7
 
 
+def test_a_lane_goes_on_in_order_after_a_unit_that_fails(memory: str) -> None:
+    started: list[str] = []
+
+    class Watched(Wide):
+        def submit(self, task: Task) -> None:
+            started.append(task.unit.id)
+            super().submit(task)
+
+    report = stage_run(memory, stages.units(5, "fail:x", at=2, lane="one"), Watched(memory, 5), max_failed=1.0)
+    assert report.failed == ["u0002"] and report.committed == 4
+    assert started == ["u0000", "u0001", *["u0002"] * QUARANTINE, "u0003", "u0004"]
+
+
 def test_what_another_driver_did_meanwhile_is_shared(memory: str) -> None:
     class Beaten(Wide):
         def wait(self, timeout_s: float) -> list[tuple[Task, Outcome | str]]:

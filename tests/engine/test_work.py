@@ -90,7 +90,7 @@ def test_units_are_the_partitions_of_what_is_not_partitioned(ledger: Ledger, tmp
 
 def test_a_generation_reads_what_it_names_and_nothing_else(ledger: Ledger, tmp_path: Path) -> None:
     lent = work(ledger, tmp_path, Unit(id="g-000000", generation=1))
-    assert lent.generation.earlier == ()
+    assert lent.generation.earlier("index") == ()
     for wrong in (("double", 0), ("index", 1), ("numbers", 4)):
         with pytest.raises(ConfigError, match="does not read"):
             lent.commits(*wrong)

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.arrow import File, read_batch, stored_schema
+from engine.errors import ConfigError
 from engine.schema import TEXT, field, large_list, schema, struct
 from engine.stage import Output
 from engine.writer import OutputWriter
@@ -182,3 +183,45 @@ def test_a_full_disk_is_the_system_s_error_once(tiny_disk: Path, name: str) -> N
             writer.add(rows.slice(start, 100))
         writer.finish()
     writer.close()
+
+
+BLOBS = schema(
+    field("id", pa.uint64(), ""),
+    field("images", large_list(struct(("name", TEXT), ("bytes", pa.large_binary()))), ""),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.lists(st.binary(max_size=9), max_size=4), max_size=23), batch_rows=st.integers(1, 7))
+def test_the_bytes_of_a_row_lie_where_the_sidecar_says(
+    tmp_path: Path, rows: list[list[bytes]], batch_rows: int
+) -> None:
+    output = Output(
+        name="blobs",
+        schema=BLOBS,
+        batch_rows=batch_rows,
+        compression=None,
+        file_bytes=1500,
+        located="images.bytes",
+    )
+    place = tmp_path / f"w{next(_folders)}"
+    place.mkdir()
+    writer = OutputWriter(output, place)
+    pieces = [
+        pa.Table.from_pylist([{"id": i, "images": [{"name": "x", "bytes": blob} for blob in blobs]}], schema=BLOBS)
+        for i, blobs in enumerate(rows)
+    ]
+    for piece in pieces:
+        writer.add(piece)
+    bodies = [Path(file.path).read_bytes() for file in writer.finish()]
+    (sidecar,) = writer.sidecar()
+    found = ipc.open_file(pa.memory_map(sidecar.path)).read_all().to_pylist()
+    assert len(found) == len(rows) == sidecar.rows
+    assert [bodies[at["file"]][at["offset"] : at["offset"] + at["length"]] for at in found] == [
+        b"".join(blobs) for blobs in rows
+    ]
+
+
+def test_bytes_are_not_located_in_compressed_files() -> None:
+    with pytest.raises(ConfigError, match="compression"):
+        Output(name="blobs", schema=BLOBS, located="images.bytes")

@@ -110,7 +110,7 @@ class Chain:
                 scratch=Path(),
                 frozen=self.frozen,
                 parts=self.parts,
-                generation=SimpleNamespace(number=self.number, earlier=tuple(range(1, self.number))),
+                generation=SimpleNamespace(number=self.number, earlier=lambda name: tuple(range(1, self.number))),
             )
             done.append(collect(stage.process, self.config, work, stage.OUTPUTS))
             if stage is decide:

@@ -1,0 +1,83 @@
+"""Which images are worth a request, before the first one is made: refer, frequency, choose, schedule.
+
+refer      a block of units    -> image references of kept pages that pass the address rules, by address partition
+frequency  an address partition-> how many documents show each address, over all generations; what is on record
+choose     a block             -> at most eight candidates a document, and the coin; addresses to ask, by domain
+schedule   a domain partition  -> the units of the fetch stage: each unique address once, politely
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from engine.errors import ConfigError
+from engine.spread import check_partitions
+from pipelines.coin import Coin
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cut:
+    """partitions: of the space of addresses; domains: of the space of domains; powers of two."""
+
+    partitions: int = 256
+    domains: int = 64
+
+    def __post_init__(self) -> None:
+        check_partitions(self.partitions)
+        check_partitions(self.domains)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """What an address and its declared size may be. Tokens are compared whole and case-folded, so Essex stays.
+
+    Sources: M4, OB, MI + ours (curation, URL rules for images).
+    """
+
+    blocked: tuple[str, ...] = (
+        "logo", "button", "icon", "plugin", "widget", "avatar", "sprite", "spacer", "blank", "1x1", "pixel", "tracking",
+        "badge", "emoji", "gravatar", "captcha",
+    )  # fmt: skip
+    adult: tuple[str, ...] = ("porn", "xxx", "sex")
+    min_side: int = 64  # K: image sides
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """max_docs: documents that may show an address. max_candidates: images a document asks for, more than it keeps
+    because some fail. max_references: a document with more references after the address rules is a gallery or a menu.
+    max_tries: requests for an address that gives no answer that holds."""
+
+    max_docs: int = 10  # OB: images that appear more than ten times go
+    max_candidates: int = 8
+    max_references: int = 30  # OB, MI: 1-30 images
+    max_tries: int = 3
+    coin: Coin = field(default_factory=Coin)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_tries <= 100:
+            raise ConfigError(f"select.choice.max_tries is {self.max_tries}; set it to 1-100")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """unit_urls: addresses a fetch unit, small domains together. unit_s: seconds that a large domain's unit may take
+    at its rate. rate: requests a second and domain (0: no limit), as the fetch stage keeps it."""
+
+    unit_urls: int = 10_000
+    unit_s: float = 1200.0
+    rate: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.unit_urls < 1 or self.unit_s <= 0 or self.rate < 0:
+            raise ConfigError("select.schedule: unit_urls is 1 or more, unit_s over 0, rate 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """All settings of the four stages; each stage is keyed on its own part."""
+
+    cut: Cut = field(default_factory=Cut)
+    rules: Rules = field(default_factory=Rules)
+    choice: Choice = field(default_factory=Choice)
+    schedule: Schedule = field(default_factory=Schedule)
