@@ -14,7 +14,7 @@ from engine.ledger import Ledger
 from engine.pool import InlinePool, Pool, RayPool
 from engine.recipe import Recipe
 from engine.stage import Unit
-from engine.window import Drain, Options, StageReport, run
+from engine.window import Drain, Options, StageReport, check, run
 
 
 def drive(
@@ -27,6 +27,7 @@ def drive(
 ) -> list[StageReport]:
     """Run a recipe with a pool of Ray tasks; a memory:// store, which no other process sees, runs in this one."""
     options = options or Options()
+    check(recipe, ledger, options.only)
     sweep(options.scratch)
     shown = progress.choose(as_json)
     drain = Drain()

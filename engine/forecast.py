@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from engine.chain import Chain
+from engine.errors import ConfigError
 from engine.ledger import Ledger
 from engine.recipe import Recipe
 from engine.stage import Unit
@@ -36,13 +37,15 @@ class StagePlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """A plan of a recipe. fresh: units that would enter the next generation, counting those yet to be computed."""
+    """A plan of a recipe. fresh: units that would enter the next generation, counting those yet to be computed.
+    missing: what has to be set before it can run, as a sentence."""
 
     stages: tuple[StagePlan, ...]
     generations: int
     open_generation: int
     fresh: int
     workers: int
+    missing: str = ""
 
     @property
     def cpu_s(self) -> float:
@@ -57,7 +60,11 @@ class Plan:
 
 def plan(recipe: Recipe, ledger: Ledger, units: Sequence[Unit], workers: int = 0) -> Plan:
     """Count what is left and what it would cost; writes nothing. ConfigError for a foreign store."""
-    recipe.ready()
+    missing = ""
+    try:
+        recipe.ready()
+    except ConfigError as error:
+        missing = str(error)
     ours = ledger.check(create=False)
     if ours:
         for step in recipe.steps:
@@ -93,4 +100,5 @@ def plan(recipe: Recipe, ledger: Ledger, units: Sequence[Unit], workers: int = 0
         open_generation=chain.open_generation() if standing else 0,
         fresh=len(set(fresh) | {unit for unit in ids if unit not in last}),
         workers=workers or os.cpu_count() or 1,
+        missing=missing,
     )

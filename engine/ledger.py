@@ -317,9 +317,10 @@ class Ledger:
     def freeze(self, key: str, units: Iterable[str] | None = None) -> str:
         """Freeze the commits of the units (default: all) as a manifest; its digest.
 
-        The digest covers (stage key, unit, output, file index, rows, sha256), sorted: never attempt names or bytes of
-        the Parquet file. Freezing the same commits twice is one manifest.
+        The digest covers (stage key, unit, output, file index, rows, sha256), sorted: never attempt names, bytes of
+        the Parquet file, or volatile outputs. Freezing the same commits twice is one manifest.
         """
+        volatile = self._volatile(key)
         rows = []
         for commit in self.commits(key, units):
             for output, files in sorted(commit.outputs.items()):
@@ -329,7 +330,8 @@ class Ledger:
         rows.sort(key=lambda row: row[:4])
         sha256 = hashlib.sha256()
         for row in rows:
-            sha256.update(canonical([*row[:4], row[5], row[7]]).encode() + b"\n")
+            if row[2] not in volatile:
+                sha256.update(canonical([*row[:4], row[5], row[7]]).encode() + b"\n")
         mark = sha256.hexdigest()
         path = f"manifests/{mark}.parquet"
         if not self.store.exists(path):
@@ -339,6 +341,12 @@ class Ledger:
             pq.write_table(table, sink, compression="zstd", row_group_size=1 << 16)
             self.store.put_new(path, sink.getvalue())
         return mark
+
+    def _volatile(self, key: str) -> set[str]:
+        """Names of a stage's outputs that no two runs agree on, from its description."""
+        path = f"{key}/stage.json"
+        outputs = json.loads(self.store.get(path))["outputs"] if self.store.exists(path) else []
+        return {output["name"] for output in outputs if output.get("volatile")}
 
     def manifest(self, mark: str) -> list[Commit]:
         """The frozen commits behind a digest (files only, no counts), by unit id; ConfigError if there is none."""

@@ -44,7 +44,8 @@ class Recipe:
 
     listing: (inputs, ledger or None) -> units of the first map step; with a ledger it commits the listing. funnel: the
     stages that give each of their records a verdict, in order; the counts of the first and of the last make its ends.
-    besides: reasons of the first that are no loss (records that were never candidates). ready: raises ConfigError if a
+    besides: reasons of the first that are no loss (records that were never candidates). apart: (title, stages) of what
+    is counted there beside the records, and shown under a title of its own. ready: raises ConfigError if a
     run cannot begin with this config; looking at what a store holds needs no more than the keys.
     """
 
@@ -54,6 +55,7 @@ class Recipe:
     listing: Callable[[Any, Ledger | None], list[Unit]]
     funnel: tuple[str, ...] = ()
     besides: tuple[str, ...] = ()
+    apart: tuple[tuple[str, tuple[str, ...]], ...] = ()
     ready: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:

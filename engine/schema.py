@@ -207,6 +207,7 @@ PAGES = schema(
     field("doc_id", ID16, "the page"),
     field("references", pa.int32(), "image references of the page"),
     field("passing", pa.int32(), "those that pass the address rules"),
+    field("interspersed", pa.bool_(), "as in scores"),
 )
 REFUSED = schema(
     DOC,
@@ -220,7 +221,6 @@ FREQUENT = schema(
     DOC,
     IMAGE_INDEX,
     field("url_docs", pa.uint32(), "as docs in URL_COUNTS"),
-    field("tries", pa.uint8(), "times it was asked for without an answer that holds; 255 = the answer is on record"),
 )
 SELECTIONS = schema(
     DOC,
@@ -235,19 +235,25 @@ CHOICES = schema(
     IMAGE_INDEX,
     field("url_docs", pa.uint32(), "as docs in URL_COUNTS"),
 )
-WANTED = schema(
-    field("part", pa.uint16(), "partition of the domains"),
-    field("domain", TEXT, "politeness key: the registrable domain"),
+CANDIDATE_URLS = schema(
+    field("part", pa.uint16(), "partition of the addresses"),
     URL_ID,
     field("url", TEXT, "canonical address"),
-    field("tries", pa.uint8(), "as in FREQUENT"),
+    field("domain", TEXT, "politeness key: the registrable domain"),
+)
+WANTED = schema(
+    field("part", pa.uint16(), "partition of the domains"),
+    field("domain", TEXT, "politeness key"),
+    URL_ID,
+    field("url", TEXT, "canonical address"),
+    field("tries", pa.uint8(), "times it was asked for before, without an answer that holds"),
 )
 FETCH_URLS = schema(
     field("batch", pa.uint32(), "partition: number of the fetch unit in this list"),
     URL_ID,
     field("url", TEXT, "canonical address"),
     field("domain", TEXT, "politeness key"),
-    field("tries", pa.uint8(), "as in FREQUENT"),
+    field("tries", pa.uint8(), "as in WANTED"),
 )
 FETCH_UNITS = schema(
     field("batch", pa.uint32(), "its partition of the list"),

@@ -78,6 +78,8 @@ def plan(result: Plan, as_json: bool) -> None:
             f"About {_time(result.cpu_s / result.workers)} on {result.workers} cores for the measured stages "
             f"({_time(result.cpu_s)} of CPU)."
         )
+    if result.missing:
+        console.print(Text(f"Before it can run: {result.missing}", "yellow"), soft_wrap=True)
     if result.unmeasured:
         console.print(f"Not measured yet: {', '.join(result.unmeasured)}; a run with --limit 2 measures them.")
 
@@ -155,18 +157,24 @@ def status(found: Status, as_json: bool) -> None:
 
 def funnel(found: Status, console: Console) -> None:
     """Every record under its reason, stage by stage."""
-    table = _table("stage", "reason", "number", "share", title="\nFunnel")
-    for stage, verdicts in found.funnel.items():
-        total = sum(verdicts.values())
-        table.add_row(Text(stage, style="bold"), "all", f"{total:,}", "")
-        for reason, num in verdicts.items():
-            table.add_row(
-                "", Text(reason, style="green" if reason == "kept" else ""), f"{num:,}", f"{num / max(1, total):.1%}"
-            )
-    console.print(table)
+    _counted("Funnel", found.funnel, console)
     if found.kept:
         share = found.kept / found.candidates
         console.print(f"{found.kept:,} of {found.candidates:,} candidates are kept: {share:.2%}", highlight=False)
+    for title, stages in found.apart.items():
+        if stages:
+            _counted(title, stages, console)
+
+
+def _counted(title: str, stages: dict[str, dict[str, int]], console: Console) -> None:
+    table = _table("stage", "reason", "number", "share", title=f"\n{title}")
+    for stage, counts in stages.items():
+        total = sum(counts.values())
+        table.add_row(Text(stage, style="bold"), "all", f"{total:,}", "")
+        for reason, num in counts.items():
+            style = "green" if reason == "kept" else ""
+            table.add_row("", Text(reason, style=style), f"{num:,}", f"{num / max(1, total):.1%}")
+    console.print(table)
 
 
 def findings(found: Sequence[Any], as_json: bool) -> None:

@@ -61,6 +61,8 @@ class Output:
     "zstd", or None for what is compressed already or read by byte range. file_rows / file_bytes: a new file starts
     once a file has reached either. located: the dotted path of a large_binary column, lists and structs on the way;
     beside the output stands <name>.offsets (schema.OFFSETS), which says where each row's bytes lie in its file.
+    volatile: its bytes tell when something happened, so two runs never agree on them and manifest digests leave them
+    out: what follows has the same names whenever the network said the same.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Output:
     file_rows: int = 1 << 24
     file_bytes: int = 1 << 30
     located: str = ""
+    volatile: bool = False
 
     def __post_init__(self) -> None:
         if self.located and (self.compression or self.partition_by):
@@ -88,6 +91,7 @@ class Output:
             "compression": self.compression,
             "file": [self.file_rows, self.file_bytes],
             **({"located": self.located} if self.located else {}),
+            **({"volatile": True} if self.volatile else {}),
         }
 
 
@@ -145,8 +149,12 @@ class Work(Protocol):
     def part(self, commit: Commit, declared: Output, part: int) -> pa.Table:
         """One partition of one output of one commit."""
 
-    def offsets(self, commit: Commit, output: str, first: int, num: int) -> pa.Table:
-        """Where rows first..first+num of an output with `located` lie (schema.OFFSETS), by range reads."""
+    def each_part(self, commits: Sequence[Commit], declared: Output, part: int) -> Iterator[pa.Table]:
+        """`part` of many commits, in their order, read concurrently."""
+
+    def offsets(self, output: str, wanted: Sequence[tuple[Commit, int, int]]) -> list[pa.Table]:
+        """Where rows of an output with `located` lie (schema.OFFSETS): of each (commit, first row, number of rows), by
+        concurrent range reads."""
 
     def pieces(self, places: Sequence[Place]) -> list[bytes]:
         """The bytes at the places, read concurrently, in their order; StoreError if fewer are there."""

@@ -39,14 +39,16 @@ class GenerationStatus:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """All of it. funnel: stage -> verdicts a reason, largest first. candidates, kept: its two ends. others: stage keys
-    in the store that this recipe's config does not use."""
+    """All of it. funnel: stage -> verdicts a reason, largest first. candidates, kept: its two ends. apart: title ->
+    stage -> what is counted beside the records. others: stage keys in the store that this recipe's config does not use.
+    """
 
     url: str
     recipe: str
     stages: tuple[StageStatus, ...]
     generations: tuple[GenerationStatus, ...]
     funnel: dict[str, dict[str, int]]
+    apart: dict[str, dict[str, dict[str, int]]]
     candidates: int
     kept: int
     others: tuple[str, ...]
@@ -61,6 +63,7 @@ def status(recipe: Recipe, ledger: Ledger) -> Status:
             stages=(),
             generations=(),
             funnel={},
+            apart={},
             candidates=0,
             kept=0,
             others=(),
@@ -118,10 +121,26 @@ def status(recipe: Recipe, ledger: Ledger) -> Status:
         stages=tuple(stages),
         generations=_generations(recipe, ledger, chain) if recipe.chain else (),
         funnel=verdicts,
+        apart={title: _apart(recipe, names, stages) for title, names in recipe.apart},
         candidates=sum(num for reason, num in ends[0].items() if reason not in recipe.besides),
         kept=ends[-1].get("kept", 0),
         others=tuple(key for key in others if not key.startswith("snapshot-")),
     )
+
+
+def _apart(recipe: Recipe, names: tuple[str, ...], stages: list[StageStatus]) -> dict[str, dict[str, int]]:
+    """Counts beside the records; a stage that is not in the funnel has no others."""
+    found = {}
+    for stage in stages:
+        if stage.stage in names:
+            counts = {
+                reason.partition(SIDE)[2] or reason: num
+                for reason, num in stage.counts.items()
+                if SIDE in reason or stage.stage not in recipe.funnel
+            }
+            if counts:
+                found[stage.stage] = counts
+    return found
 
 
 def _generations(recipe: Recipe, ledger: Ledger, chain: Chain) -> tuple[GenerationStatus, ...]:

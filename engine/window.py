@@ -235,8 +235,11 @@ def run(
     BudgetExceeded, LeaseLost or Interrupted; what was committed until then stays.
     """
     options, drain = options or Options(), drain or Drain()
-    recipe.ready()
+    check(recipe, ledger, options.only)
     ledger.check(create=True)
+    for step in recipe.steps:
+        if step.stage.binds:
+            ledger.bind(step.stage.name, step.stage.binds)
     reports: list[StageReport] = []
     name = ledger.tell(recipe.name, options.settings)
 
@@ -247,9 +250,6 @@ def run(
         finally:
             reports.append(stage_run.report)  # also of a stage that stops the run
 
-    if options.only:
-        recipe.stage(options.only)
-    bind(recipe, ledger)
     try:
         planned = list(units)
         for step in recipe.maps:
@@ -268,8 +268,14 @@ def run(
     return reports
 
 
-def bind(recipe: Recipe, ledger: Ledger) -> None:
-    """Bind the store to what the recipe's stages bind to; ConfigError if it is bound otherwise."""
-    for step in recipe.steps:
-        if step.stage.binds:
-            ledger.bind(step.stage.name, step.stage.binds)
+def check(recipe: Recipe, ledger: Ledger, only: str = "") -> None:
+    """ConfigError if the recipe cannot run on this store: something must be set, or the store is bound otherwise.
+
+    Writes nothing, so a person is told before anything is started.
+    """
+    if not only or recipe.stage(only).recorded:
+        recipe.ready()
+    if ledger.check(create=False):
+        for step in recipe.steps:
+            if step.stage.binds:
+                ledger.check_bound(step.stage.name, step.stage.binds)

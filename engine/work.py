@@ -6,9 +6,10 @@ import hashlib
 import mmap
 import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -22,6 +23,7 @@ from engine.schema import OFFSETS as OFFSETS_SCHEMA
 from engine.stage import OFFSETS, Output, Place, Stage, Unit
 from engine.store import Store
 
+Item = TypeVar("Item")
 READS = 128  # range requests at once: what hides an object store's latency (measured: curation, assemble)
 NOTE = struct.Struct("<q")  # the offset worked on, -1 before the first record
 
@@ -149,8 +151,7 @@ class LedgerWork:
             own = [commit for commit in commits if int(commit.unit.rsplit("-", 1)[1]) == part]
             tables = [self.table(commit, output) for commit in own]
         else:
-            schema = stored_schema(declared)
-            tables = [pa.Table.from_batches(self._parts(schema, commit, output, part), schema) for commit in commits]
+            tables = list(self.each_part(commits, declared, part))
         return pa.concat_tables(tables) if tables else stored_schema(declared).empty_table()
 
     def manifest(self, mark: str) -> list[Commit]:
@@ -162,12 +163,28 @@ class LedgerWork:
         schema = stored_schema(declared)
         return pa.Table.from_batches(self._parts(schema, commit, declared.name, part), schema)
 
-    def offsets(self, commit: Commit, output: str, first: int, num: int) -> pa.Table:
+    def each_part(self, commits: Sequence[Commit], declared: Output, part: int) -> Iterator[pa.Table]:
+        """One partition of many commits, in their order."""
+        yield from self._many(lambda commit: self.part(commit, declared, part), commits)
+
+    def offsets(self, output: str, wanted: Sequence[tuple[Commit, int, int]]) -> list[pa.Table]:
         """Where rows of a located output lie."""
+        return list(self._many(lambda one: self._offsets(output, *one), wanted))
+
+    def _offsets(self, output: str, commit: Commit, first: int, num: int) -> pa.Table:
         try:
             return read_offsets(self._ledger.store, commit.outputs[output + OFFSETS], first, num)
         except Missing:
             return read_offsets(self._ledger.store, self._ledger.replaced(commit, output + OFFSETS), first, num)
+
+    def _many(self, read: Callable[[Item], pa.Table], items: Sequence[Item]) -> Iterator[pa.Table]:
+        """The results of many small reads, in order; a bounded number is under way or waits to be taken."""
+        if len(items) < 2:
+            yield from map(read, items)
+            return
+        with ThreadPoolExecutor(min(READS, len(items))) as pool:
+            for start in range(0, len(items), 2 * READS):
+                yield from pool.map(read, items[start : start + 2 * READS])
 
     def pieces(self, places: Sequence[Place]) -> list[bytes]:
         """The bytes at the places, by files, so that neighbours come in one request."""

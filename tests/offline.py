@@ -62,9 +62,13 @@ class OfflineWork:
             table = table.filter(pc.equal(table[declared.partition_by], part)).drop_columns(declared.partition_by)
         return table
 
-    def offsets(self, commit: Any, output: str, first: int, num: int) -> pa.Table:
-        assert first >= 0 and first + num <= commit[output + OFFSETS].num_rows
-        return commit[output + OFFSETS].slice(first, num)
+    def each_part(self, commits: Sequence[Any], declared: Output, part: int) -> Iterator[pa.Table]:
+        return (self.part(commit, declared, part) for commit in commits)
+
+    def offsets(self, output: str, wanted: Sequence[tuple[Any, int, int]]) -> list[pa.Table]:
+        for commit, first, num in wanted:
+            assert first >= 0 and first + num <= commit[output + OFFSETS].num_rows
+        return [commit[output + OFFSETS].slice(first, num) for commit, first, num in wanted]
 
     def pieces(self, places: Sequence[Place]) -> list[bytes]:
         return [place.commit["blob"][place.offset : place.offset + place.length] for place in places]  # type: ignore[index]

@@ -35,7 +35,9 @@ ANSWERS = Output(
     file_bytes=1,  # a file a batch
     located="bytes",
 )
+WHEN = Output(name="when", schema=schema(field("clock", pa.uint64(), "never the same")), volatile=True)
 SEEN = Output(name="seen", schema=schema(field("key", pa.uint64(), ""), field("times", pa.uint32(), "")))
+_clock = itertools.count()
 _asked: list[int] = []  # in this process only: the pool of these tests is inline
 
 
@@ -48,6 +50,7 @@ def asked(unit: Unit, config: int, work: Work) -> Iterator[tuple[str, pa.Table]]
         raise RuntimeError("the network is down")
     _asked.extend(keys)
     bodies = [f"{len(_asked)}".encode() * (1 + key % 3) for key in keys]
+    yield "when", pa.table([pa.array([next(_clock)], pa.uint64())], schema=WHEN.schema)
     yield "answers", pa.table([pa.array(keys, pa.uint64()), pa.array(bodies, pa.large_binary())], schema=ANSWERS.schema)
 
 
@@ -83,7 +86,7 @@ def recipe(mark: int = 0, factor: int = 0) -> Recipe:
         name="asked",
         process="tests.engine.test_series:asked",
         config=0,
-        outputs=(ANSWERS,),
+        outputs=(ANSWERS, WHEN),
         barrier=True,
         recorded=True,
         exclusive=True,
@@ -222,6 +225,22 @@ def test_two_numbers_published_by_others_lose_nothing(memory: str) -> None:
     assert set(seen(memory, made)) == set(_asked) and set(seen(memory, made).values()) == {1}
 
 
+def test_what_is_volatile_names_nothing_that_follows(memory: str) -> None:
+    """Two stores in which the network said the same, at other times: the same manifests and the same unit names."""
+    made = recipe()
+    units, marks = [], []
+    for url in (f"{memory}a", f"{memory}b"):
+        _asked.clear()
+        go(url, stages.units(2), made)
+        ledger = Ledger(url)
+        units.append({step.stage.name: ledger.committed(step.stage.key) for step in made.steps})
+        marks.append([frozen(made, ledger, name) for name in ("asked", "reader", "index")])
+        clocks = [commit.outputs["when"][0].sha256 for commit in ledger.commits(made.stage("asked").key)]
+        marks[-1].append(clocks)
+    assert units[0] == units[1] and marks[0][:3] == marks[1][:3]
+    assert marks[0][3] != marks[1][3]
+
+
 def test_verify_checks_sums_and_does_not_ask(memory: str) -> None:
     made = recipe()
     go(memory, stages.units(2), made)
@@ -239,7 +258,7 @@ def test_status_counts_it_in_every_generation(memory: str) -> None:
     go(memory, stages.units(1), made)
     go(memory, stages.units(3), made)
     told = {stage.stage: stage for stage in status(made, Ledger(memory)).stages}
-    assert told["asked"].rows == {"answers": len(_asked)}
+    assert told["asked"].rows["answers"] == len(_asked)
     assert [g.published for g in status(made, Ledger(memory)).generations] == [("unique", "reader", "index")] * 2
 
 
@@ -265,7 +284,7 @@ def test_located_rows_are_read_by_their_places(memory: str, tmp_path: Path) -> N
         assert len(commit.outputs["answers"]) == -(-rows.num_rows // 2)
         assert commit.rows("answers" + OFFSETS) == rows.num_rows
         for first, num in ((0, rows.num_rows), (rows.num_rows // 2, 1), (rows.num_rows, 0)):
-            places = lent.offsets(commit, "answers", first, num).to_pylist()
+            places = lent.offsets("answers", [(commit, first, num)])[0].to_pylist()
             found = lent.pieces([Place(commit, "answers", p["file"], p["offset"], p["length"]) for p in places])
             assert found == rows["bytes"].to_pylist()[first : first + num]
             compared += len(found)
