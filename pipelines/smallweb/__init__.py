@@ -4,7 +4,20 @@
 It is what `kosmos demo` runs on and what the end-to-end tests measure against.
 """
 
+from pipelines.smallweb.fates import Bounds, Document, Expected, expected_images
 from pipelines.smallweb.truth import Fate, Record, Truth, expected_dedupe, load
 from pipelines.smallweb.warcs import CRAWLS, write
 
-__all__ = ["CRAWLS", "Fate", "Record", "Truth", "expected_dedupe", "load", "write"]
+__all__ = [
+    "CRAWLS",
+    "Bounds",
+    "Document",
+    "Expected",
+    "Fate",
+    "Record",
+    "Truth",
+    "expected_dedupe",
+    "expected_images",
+    "load",
+    "write",
+]

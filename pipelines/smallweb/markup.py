@@ -36,11 +36,15 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """A picture in its place, with alt text and caption ("" for none)."""
+    """A picture in its place, with alt text and caption ("" for none).
+
+    declared: the width and height that the page says it has, if they are not its own; 0 for what it does not say.
+    """
 
     picture: Picture
     alt: str
     caption: str = ""
+    declared: tuple[int, int] = (0, 0)
 
 
 Part = Text | Table | Figure
@@ -76,6 +80,12 @@ def rooted(url: str, attributes: str) -> str:
 def based(url: str, attributes: str) -> str:
     """An address relative to <base href>, which ends in /v2/."""
     return f'<img src="{url.partition("/v2/")[2]}"{attributes}>'
+
+
+def escaped(url: str, attributes: str) -> str:
+    """An address with an escape that it does not need: the "g" that ends a .jpg, .png or .svg."""
+    head, last, tail = url.rpartition("g")
+    return f'<img src="{head}{"%67" if last else ""}{tail}"{attributes}>'
 
 
 def schemeless(url: str, attributes: str) -> str:
@@ -138,7 +148,6 @@ def scaled(url: str, width: int) -> str:
     return f"{head}/w_{width},c_fit/{name}"
 
 
-# "based" is for pages with <base href> only, so it takes no turn in IMAGE_MARKUP.
 IMAGE_MARKUP: dict[str, Callable[[str, str], str]] = {
     "plain": plain,
     "rooted": rooted,
@@ -153,15 +162,19 @@ IMAGE_MARKUP: dict[str, Callable[[str, str], str]] = {
     "srcset": srcset,
     "linked": linked,
 }
+# What takes no turn: "based" is for pages with <base href> only, "escaped" for planted addresses.
+SPECIAL_MARKUP: dict[str, Callable[[str, str], str]] = {"based": based, "escaped": escaped}
 
 
 def figure(part: Figure, markup: str, dice: Dice) -> str:
     """The HTML of a picture: a figure if it has a caption, else a paragraph, a div or the bare element."""
     shown = part.picture
     attributes = f' alt="{escape(part.alt)}"'
-    if dice.chance(50) and shown.width > 64:
-        attributes += f' width="{shown.width}" height="{shown.height}"'
-    write = based if markup == "based" else IMAGE_MARKUP[markup]
+    declared = part.declared
+    if dice.chance(50) and declared == (0, 0) and min(shown.width, shown.height) >= 64:
+        declared = shown.width, shown.height
+    attributes += "".join(f' {side}="{size}"' for side, size in zip(("width", "height"), declared, strict=True) if size)
+    write = (IMAGE_MARKUP | SPECIAL_MARKUP)[markup]
     image = write(escape(shown.url, quote=False), attributes)
     if part.caption:
         return f"<figure>{image}<figcaption>{escape(part.caption, quote=False)}</figcaption></figure>"

@@ -70,6 +70,10 @@ class Page:
         """Its pictures, in order."""
         return [part for part in self.parts if isinstance(part, Figure)]
 
+    def declared(self) -> list[tuple[int, int, int]]:
+        """(index, width, height) of its pictures that it says are of a size not their own."""
+        return [(index, *shown.declared) for index, shown in enumerate(self.figures()) if any(shown.declared)]
+
     def words(self) -> list[str]:
         """The words of its text, lower-case."""
         return WORD.findall("\n".join(item[2] for item in self.stream() if item[0] == "text").lower())

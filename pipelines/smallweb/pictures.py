@@ -33,6 +33,8 @@ KINDS: dict[str, tuple[int, int, int]] = {
     "tiny": (3, 48, 40),  # sides under 64
     "corrupt": (3, 300, 200),  # bytes that do not decode
     "missing": (4, 0, 0),  # 404
+    "logo": (0, 160, 120),  # of a site, drawn on every page
+    "pixel": (0, 1, 1),  # counts readers
 }
 ENDS = dict(zip(KINDS, accumulate(share for share, _, _ in KINDS.values()), strict=True))
 SIZES = ((320, 240), (480, 360), (640, 480), (360, 480), (512, 512), (800, 450))
@@ -76,7 +78,7 @@ def draw(dice: Dice, host: str, folder: str, topic: str, kind: str = "") -> Pict
     if not kind:
         throw = dice.below(100)
         kind = next(name for name, end in ENDS.items() if throw < end)
-    width, height = KINDS.get(kind, (0, 1, 1))[1:]
+    width, height = KINDS[kind][1:]
     if kind in ("photo", "drawing"):
         width, height = dice.pick(SIZES)
     colour, ground_colour = dice.shuffled(COLOURS)[:2]

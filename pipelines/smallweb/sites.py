@@ -56,6 +56,7 @@ def pages(seed: int, per_site: int) -> list[Page]:
     made: list[Page] = []
     markups, quirks = list(IMAGE_MARKUP), list(QUIRKS)
     seal = draw(Dice(seed, "seal"), "ring.example", "images", "markets", "logo")
+    seal = replace(seal, url="https://ring.example/media/header-7.png")  # nothing in the address gives it away
     for site, (host, topic, layout) in enumerate(hosts()):
         for number in range(per_site):
             dice = Dice(seed, host, number)

@@ -30,7 +30,8 @@ class Record:
     the layout, quirk or plant of a capture, "" for requests and the like. reason is what should become of it under the
     preset kosmos1 if there were no duplicates; strict that under the preset obelics where it is another. jaccard is
     that of the word 5-grams with the cluster's original. words and images count the stream, which only what survives
-    extract has; text names its words.
+    extract has; text names its words. declared: (image, width, height) where the page says that an image is of another
+    size than it is; 0 where it does not say.
     """
 
     file: str
@@ -49,6 +50,7 @@ class Record:
     images: int = 0
     text: str = ""
     stream: tuple[StreamItem, ...] = ()
+    declared: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def stage(self) -> str:
@@ -124,8 +126,9 @@ def filled(kind: type[Record] | type[Picture], row: dict[str, Any]) -> dict[str,
     """The row with empty values for what `line` left out."""
     empty: dict[str, Any] = {"int": 0, "float": 0.0, "str": ""}
     whole = {field.name: row.get(field.name, empty.get(str(field.type), ())) for field in fields(kind)}
-    if "stream" in whole:
-        whole["stream"] = tuple(tuple(item) for item in whole["stream"])
+    for name in ("stream", "declared"):
+        if name in whole:
+            whole[name] = tuple(tuple(item) for item in whole[name])
     return whole
 
 

@@ -19,7 +19,7 @@ from uuid import NAMESPACE_URL, uuid5
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from pipelines.smallweb import copies, odd, plants, sites
+from pipelines.smallweb import albums, copies, odd, plants, sites
 from pipelines.smallweb.page import Page, jaccard
 from pipelines.smallweb.pictures import Picture, draw
 from pipelines.smallweb.prose import Dice
@@ -40,10 +40,11 @@ def crawls(seed: int) -> tuple[list[Page], list[Page]]:
     early = [page for spot, page in enumerate(good) if spot % GOOD_PER_SITE < GOOD_PER_SITE_FIRST]
     late = [page for spot, page in enumerate(good) if spot % GOOD_PER_SITE >= GOOD_PER_SITE_FIRST]
     result = []
-    for crawl, pages in zip(CRAWLS, copies.plant((early, late), seed), strict=True):
+    for number, (crawl, pages) in enumerate(zip(CRAWLS, copies.plant((early, late), seed), strict=True)):
         bad = plants.pages(seed, crawl, hosts, each=2 if crawl == CRAWLS[0] else 1)
         strange = odd.pages(seed, crawl, hosts)
-        result.append(Dice(seed, crawl, "order").shuffled([*pages, *bad, *strange]))
+        shown = albums.pages(seed, number, hosts)
+        result.append(Dice(seed, crawl, "order").shuffled([*pages, *bad, *strange, *shown]))
     return result[0], result[1]
 
 
@@ -131,6 +132,7 @@ def fate(page: Page, original: Page | None) -> dict[str, Any]:
         "images": len(page.figures()),
         "text": hashlib.sha256(" ".join(words).encode()).hexdigest()[:16],
         "stream": tuple(page.stream()),
+        "declared": tuple(page.declared()),
     }
 
 

@@ -136,7 +136,7 @@ def test_it_is_large_and_varied_enough(web: Path, truth: Truth) -> None:
     for kind in ("article", "blog", "gallery", "forum", "shop", "docs", "recipe", "news", "base_href", "cp1252_meta"):
         assert kinds[kind] >= 3, kind
     assert {0, 1, 2, 3, 5, 8} <= {record.images for record in truth.kept()}
-    assert sum(len(content) for content in contents(web).values()) < 3 << 20
+    assert sum(len(content) for content in contents(web).values()) < 4 << 20
 
 
 def test_every_reason_is_one(truth: Truth) -> None:
