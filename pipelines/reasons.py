@@ -72,6 +72,7 @@ class Reason(IntEnum):
     TOO_MANY_REFERENCES = 172  # more than the bound after the address rules; value = how many
     SINGLE_IMAGE = 173  # the coin: half of the documents with one image go
     NO_IMAGE_LEFT = 174  # every candidate failed at fetch or at the image gate
+    NOT_INTERSPERSED = 175  # no prose beside any image (K: images must be interspersed with text)
     # a request; value = HTTP status, curl's error number, or bytes
     NOT_ASKED = 180  # no outcome is on record
     DNS = 181

@@ -75,7 +75,7 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """All settings of the four stages; each stage is keyed on its own part."""
+    """All settings of the five stages; each stage is keyed on its own part."""
 
     cut: Cut = field(default_factory=Cut)
     rules: Rules = field(default_factory=Rules)

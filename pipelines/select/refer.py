@@ -1,0 +1,140 @@
+"""Image references of kept pages, and the address rules: what can be refused by an address and its declared size.
+
+Rules look at the path alone, by whole tokens: runs of ASCII letters and digits, case-folded, so that /Essex/ stays and
+/sex/ goes. In a canonical address every letter and digit stands unescaped, so an escape only ever separates tokens, and
+one regular expression a rule does for all addresses without decoding any.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine import schema
+from engine.errors import ConfigError
+from engine.stage import SIDE, Output, Unit, Work
+from pipelines.dedupe import BLOCK, Docs, column, pack, within
+from pipelines.ids import Ids, arrow, first_of_runs, ids, partitions
+from pipelines.reasons import Reason
+from pipelines.select import Cut, Rules
+
+if TYPE_CHECKING:
+    from engine.ledger import Commit
+
+VERSION = 1  # of the code that decides the bytes
+OUTPUTS = (
+    Output(name="references", schema=schema.REFERENCE_KEYS, partition_by="part", sort_by=("url_id", "doc", "image")),
+    Output(name="pages", schema=schema.PAGES, sort_by=("doc",), batch_rows=1 << 16),
+    Output(name="refused", schema=schema.REFUSED, sort_by=("doc", "image"), batch_rows=1 << 16),
+)
+COLUMNS = ("row", "image", "url_id", "url", "width", "height")
+TOKEN = re.compile(r"[a-z0-9]+")
+PATH = r"^[a-z]+://[^/?]*/"
+# what ends a token before another: an escape is one border, and its two digits are no part of a token
+BORDER = r"(?:[^?]*(?:[^A-Za-z0-9%?]|%[0-9A-Fa-f]{2}))?"
+DRAWING = PATH + r"(?i:[^?]*\.svgz?)(?:\?|$)"
+
+Images = npt.NDArray[np.int16]
+Reasons = npt.NDArray[np.uint16]
+Values = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """How the addresses are partitioned, and which are refused."""
+
+    cut: Cut = field(default_factory=Cut)
+    rules: Rules = field(default_factory=Rules)
+
+    def __post_init__(self) -> None:
+        for word in (*self.rules.blocked, *self.rules.adult):
+            if not TOKEN.fullmatch(word.lower()):
+                raise ConfigError(f"select.rules: {word!r} is no token and matches nothing; use ASCII letters, digits")
+
+
+def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[str, ...]]:
+    """(first ordinal, number of ordinals) of each block of this generation's units: those of dedupe.spread."""
+    num = len(commits("extract"))
+    return [(str(first), str(min(BLOCK, num - first))) for first in range(0, num, BLOCK)]
+
+
+def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
+    """Judge the image references of one block of units, a unit at a time."""
+    first, num = (int(text) for text in unit.inputs)
+    extracted = work.commits("extract")
+    verdicts = work.partition("decide", "verdicts", first // BLOCK)
+    removed = np.sort(column(verdicts, "doc")[verdicts["reason"].to_numpy() != 0])
+    for ordinal, commit in enumerate(work.commits("sign")[first : first + num], first):
+        signed = work.table(commit, "signatures", ("row", "doc_id"))
+        docs = pack(work.generation.number, ordinal, signed["row"].to_numpy())
+        kept = ~within(docs, removed)
+        docs, doc_ids = docs[kept], signed["doc_id"].filter(pa.array(kept))
+        table = work.table(extracted[ordinal], "references", COLUMNS)
+        owners = pack(work.generation.number, ordinal, table["row"].to_numpy())
+        own = within(owners, docs)
+        table, owners = table.filter(pa.array(own)), owners[own]
+        images: Images = table["image"].to_numpy()
+        addresses = ids(table["url_id"])
+        reasons, values = refuse(table, config.rules)
+        passing = reasons == 0
+        passing[passing] = shown_first(owners[passing], addresses[passing], images[passing])
+        reasons[(reasons == 0) & ~passing] = Reason.IMAGE_TWICE
+        for number, many in zip(*np.unique(reasons[~passing], return_counts=True), strict=True):
+            work.count(f"image{SIDE}{Reason(int(number)).word}", int(many))
+        work.count(f"image{SIDE}passing", int(passing.sum()))
+        keys: list[Any] = [partitions(addresses[passing], config.cut.partitions), arrow(addresses[passing])]
+        yield "references", pa.table([*keys, owners[passing], images[passing]], schema=schema.REFERENCE_KEYS)
+        totals: list[Any] = [_per_page(docs, owners), _per_page(docs, owners[passing])]
+        # a row of scores a page, in order of rows
+        scores = work.table(extracted[ordinal], "scores", ("row", "interspersed")).sort_by("row")
+        prose = scores["interspersed"].to_numpy(zero_copy_only=False).astype(np.bool_)[signed["row"].to_numpy()[kept]]
+        yield "pages", pa.table([docs, doc_ids, *totals, prose], schema=schema.PAGES)
+        columns: list[Any] = [rows[~passing] for rows in (owners, images, reasons, values)]
+        yield "refused", pa.table(columns, schema=schema.REFUSED)
+
+
+def refuse(references: pa.Table, rules: Rules) -> tuple[Reasons, Values]:
+    """(first rule that each reference fails or 0, smaller declared side where that decides) over url, width, height."""
+    reasons = np.zeros(references.num_rows, np.uint16)
+    values = np.zeros(references.num_rows, np.float32)
+    for reason, pattern in (
+        (Reason.IMAGE_DRAWING, DRAWING),
+        (Reason.IMAGE_ADULT, with_token(rules.adult)),
+        (Reason.IMAGE_BLOCKED, with_token(rules.blocked)),
+    ):
+        if pattern:
+            found = pc.match_substring_regex(references["url"], pattern).to_numpy()
+            reasons[(reasons == 0) & found] = reason
+    # 0 is a side that the page does not declare
+    sides = np.stack([references["width"].to_numpy(), references["height"].to_numpy()])
+    smaller = np.where(sides > 0, sides, np.iinfo(np.int32).max).min(axis=0)
+    small = (reasons == 0) & (smaller < rules.min_side)
+    reasons[small] = Reason.IMAGE_DECLARED_SMALL
+    values[small] = smaller[small]
+    return reasons, values
+
+
+def with_token(tokens: tuple[str, ...]) -> str:
+    """A regular expression (RE2) for canonical addresses with one of the tokens in their path; "" for no tokens."""
+    words = "|".join(sorted({token.lower() for token in tokens}))
+    return f"{PATH}{BORDER}(?i:{words})(?:[^A-Za-z0-9]|$)" if words else ""
+
+
+def shown_first(docs: Docs, addresses: Ids, images: Images) -> npt.NDArray[np.bool_]:
+    """Whether no smaller image index of the same page has the same address."""
+    order = np.lexsort((images, addresses, docs))
+    first = np.zeros(len(order), np.bool_)
+    first[order] = first_of_runs(docs[order], addresses[order])
+    return first
+
+
+def _per_page(docs: Docs, owners: Docs) -> npt.NDArray[np.int32]:
+    """How many of the owners are each page; all of them stand in the ascending docs."""
+    return np.bincount(np.searchsorted(docs, owners), minlength=len(docs)).astype(np.int32)
