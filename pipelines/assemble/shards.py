@@ -1,0 +1,366 @@
+"""The curated shards of one block: which images and documents stay, and their rows with the JPEG bytes.
+
+Whatever failed leaves no scar: items of images that went vanish, their captions too, and the others are counted anew.
+Images are read by byte ranges, 24 MB at a time, and one unit's pages: a block of any size takes 165 MB over its tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine import schema
+from engine.errors import ConfigError, StoreError
+from engine.stage import SIDE, Output, Place, Unit, Work
+from pipelines.coin import Coin, stays
+from pipelines.dedupe import BLOCK, MAX_ORDINAL, MAX_ROW, ORDINAL_SHIFT, Docs, column
+from pipelines.ids import first_of_runs
+from pipelines.images import FORMATS
+from pipelines.reasons import Reason
+
+if TYPE_CHECKING:
+    from engine.ledger import Commit
+
+VERSION = 1  # of the code that decides the bytes
+OUTPUTS = (
+    Output(
+        name="curated",
+        schema=schema.CURATED,
+        batch_rows=64,
+        compression=None,
+        file_bytes=320 << 20,
+        located="images.bytes",
+    ),
+    Output(name="verdicts", schema=schema.ASSEMBLED, sort_by=("doc",), batch_rows=1 << 16),
+    Output(name="fates", schema=schema.IMAGE_FATES, sort_by=("doc", "image"), batch_rows=1 << 16),
+)
+GROUP_BYTES = 24 << 20  # of images read at once: where a group ends never shows in the rows
+GROUP_DOCS = 512
+WORD = r"\S*[\pL\pN]\S*"  # what stands between spaces and has a letter or a digit; RE2
+SCORES = [f.name for f in schema.CURATED_SCORES]
+PAGE = [f.name for f in schema.CURATED if schema.DOCUMENTS.get_field_index(f.name) >= 0]
+PLACES = ("generation", "unit", "file", "offset", "length")
+
+Places = npt.NDArray[np.int64]
+Reasons = npt.NDArray[np.uint16]
+Values = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """max_images: images that a document keeps. coin: tossed again for documents of which one image is left."""
+
+    max_images: int = 5  # K section 3.1: at most five images a document
+    coin: Coin = field(default_factory=Coin)
+
+    def __post_init__(self) -> None:
+        if self.max_images < 1:
+            raise ConfigError(f"assemble.max_images is {self.max_images}; set it to 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """Documents that go into the shards and their images, ascending. Images of document i are those from `ends[i]`
+    to `ends[i + 1]`."""
+
+    docs: Docs
+    doc_ids: pa.Array
+    images: pa.Table  # MATCHED
+    ends: Places
+
+    def of(self, start: int, end: int) -> Kept:
+        """Documents start..end."""
+        first = int(self.ends[start])
+        return Kept(
+            docs=self.docs[start:end],
+            doc_ids=self.doc_ids[start:end],
+            images=self.images.slice(first, int(self.ends[end]) - first),
+            ends=self.ends[start : end + 1] - first,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pages:
+    """Rows of CURATED but for the images' bytes: columns by name, the images' fields by name, image by image."""
+
+    columns: dict[str, pa.Array]
+    images: dict[str, pa.Array]
+
+
+def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[str, ...]]:
+    """(first ordinal, number of ordinals) of each block of this generation's extracted units."""
+    num = len(commits("extract"))
+    return [(str(first), str(min(BLOCK, num - first))) for first in range(0, num, BLOCK)]
+
+
+def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
+    """Assemble the documents of one block."""
+    first, num = (int(text) for text in unit.inputs)
+    block = first // BLOCK
+    selected = work.partition("select", "verdicts", block)
+    selected = _chosen(selected, selected["reason"].to_numpy() == 0).sort_by("doc")
+    images = work.partition("match", "images", block).sort_by([("doc", "ascending"), ("image", "ascending")])
+    docs, candidates = column(selected, "doc"), selected["value"].to_numpy().astype(np.int64)
+    if not np.array_equal(np.repeat(docs, candidates), column(images, "doc")):
+        raise StoreError(f"block {block}: the images are not the candidates that were selected; run `kosmos verify`")
+    repeated = work.partition("repeats", "images", block)
+
+    owner = np.repeat(np.arange(len(docs)), candidates)
+    reasons, values = fates(images, repeated, config.max_images)
+    verdicts, numbers = decided(owner[reasons == 0], selected["doc_id"].to_pylist(), config.coin)
+    # 0 means that it is in the shards
+    alone = (reasons == 0) & (verdicts == int(Reason.SINGLE_IMAGE))[owner]
+    reasons[alone], values[alone] = Reason.SINGLE_IMAGE, 1
+    _count(work, "", verdicts)
+    _count(work, f"image{SIDE}", reasons)
+    yield "verdicts", pa.table([docs, selected["doc_id"], verdicts, numbers], schema=schema.ASSEMBLED)
+    yield "fates", pa.table([images["doc"], images["image"], reasons, values], schema=schema.IMAGE_FATES)
+
+    stay = verdicts == 0
+    kept = Kept(
+        docs=docs[stay],
+        doc_ids=_one(_chosen(selected, stay)["doc_id"]),
+        images=_chosen(images, reasons == 0),
+        ends=np.concatenate([[0], np.cumsum(numbers[stay].astype(np.int64))]),
+    )
+    clusters = work.partition("decide", "verdicts", block).select(["doc", "cluster", "size"]).sort_by("doc")
+    fetched = {number: work.commits("fetch", number) for number in pc.unique(kept.images["generation"]).to_pylist()}
+    ordinals = kept.docs >> ORDINAL_SHIFT & np.uint64(MAX_ORDINAL - 1)
+    for ordinal, commit in enumerate(work.commits("extract")[first : first + num], first):
+        start, end = np.searchsorted(ordinals, np.array([ordinal, ordinal + 1], np.uint64)).tolist()
+        if start < end:
+            own = kept.of(start, end)
+            documents = work.table(commit, "documents")
+            scores = work.table(commit, "scores", ("row", *SCORES))
+            pages = written(own, documents, scores, clusters)
+            yield from (("curated", table) for table in _rows(pages, own, fetched, work))
+
+
+def fates(images: pa.Table, repeated: pa.Table, max_images: int) -> tuple[Reasons, Values]:
+    """(reason, value) of each candidate; images: MATCHED, by (doc, image); repeated: REPEATED, in any order.
+
+    What match found stands. Then goes what is repeated over documents, what equals an image before it that stays, and
+    what comes after `max_images` that stay.
+    """
+    reasons, values = images["reason"].to_numpy().copy(), images["value"].to_numpy().copy()
+    first = first_of_runs(column(images, "doc"))
+    shown = _over(images, first, repeated)
+    over = (reasons == 0) & (shown > 0)
+    reasons[over], values[over] = Reason.IMAGE_REPEATED, shown[over]
+
+    body = _one(images["sha256"]).dictionary_encode().indices.to_pylist()
+    looks = images["phash"].to_pylist()
+    starts = first.tolist()
+    bodies: set[int] = set()
+    seen: set[int] = set()
+    room = max_images
+    for place in range(len(starts)):
+        if starts[place]:
+            bodies, seen, room = set(), set(), max_images
+        if reasons[place]:
+            continue
+        # a perceptual hash of 0 says that there is none
+        if body[place] in bodies or (looks[place] and looks[place] in seen):
+            reasons[place], values[place] = Reason.IMAGE_REPEATED_HERE, 0
+        elif not room:
+            reasons[place], values[place] = Reason.IMAGE_SURPLUS, 0
+        else:
+            room -= 1
+            bodies.add(body[place])
+            seen.add(looks[place])
+    return reasons, values
+
+
+def decided(owner: Places, doc_ids: list[bytes], coin: Coin) -> tuple[Reasons, Values]:
+    """(reason, value) of each document, from the document of each image that stays."""
+    num = np.bincount(owner, minlength=len(doc_ids))
+    reasons = np.where(num == 0, int(Reason.NO_IMAGE_LEFT), int(Reason.KEPT)).astype(np.uint16)
+    single = np.flatnonzero(num == 1)
+    heads = stays([doc_ids[place] for place in single.tolist()], coin)
+    reasons[single[~heads]] = Reason.SINGLE_IMAGE
+    return reasons, num.astype(np.float32)
+
+
+def written(kept: Kept, documents: pa.Table, scores: pa.Table, clusters: pa.Table) -> Pages:
+    """The rows of the kept documents of one unit.
+
+    documents, scores: of the unit, ascending by row; clusters: doc, cluster and size, ascending by doc.
+    """
+    pages = _at(documents, kept.docs)
+    if not _one(pages["doc_id"]).equals(kept.doc_ids):
+        raise StoreError(f"the pages from {int(kept.docs[0])} on are other pages; run `kosmos verify`")
+    columns = {name: _one(pages[name]) for name in PAGE}
+    starts, images = _lists(pages["images"])
+    owner = np.repeat(np.arange(len(kept.docs)), np.diff(kept.ends))
+    survivors = starts[owner] + kept.images["image"].to_numpy()
+    if (survivors >= starts[owner + 1]).any():  # it would be an image of the next page
+        raise StoreError(f"the pages from {int(kept.docs[0])} on have fewer images; run `kosmos verify`")
+    place = np.full(len(images), -1, np.int16)
+    place[survivors] = np.arange(len(survivors)) - kept.ends[owner]
+    columns["items"], columns["num_words"] = stream(pages, place)
+    judged = _at(scores, kept.docs)
+    columns["scores"] = pa.StructArray.from_arrays(
+        [_one(judged[name]) for name in SCORES], fields=list(schema.CURATED_SCORES)
+    )
+    columns["dedupe"] = _dedupe(kept.docs, clusters)
+    columns["num_images"] = pa.array(np.diff(kept.ends).astype(np.int16))
+
+    taken = images.take(pa.array(survivors))
+    match = kept.images
+    names = pa.array(FORMATS, schema.TEXT)
+    fields: dict[str, Any] = {
+        "sha256": match["sha256"],
+        **{name: taken.field(name) for name in ("url", "alt", "caption", "title")},
+        "width": match["stored_width"],
+        "height": match["stored_height"],
+        "original_width": match["width"],
+        "original_height": match["height"],
+        "format": names.take(_one(match["format"])),
+        "phash": match["phash"],
+        "url_docs": match["url_docs"].cast(pa.int32()),
+    }
+    arrays = {name: _one(array) if isinstance(array, pa.ChunkedArray) else array for name, array in fields.items()}
+    return Pages(columns=columns, images=arrays)
+
+
+def stream(pages: pa.Table, place: npt.NDArray[np.int16]) -> tuple[pa.LargeListArray, pa.Array]:
+    """(items, number of words) of each page without what belongs to images that went.
+
+    pages: columns items and images, as in DOCUMENTS; place: of each image of all pages, its new index or -1. A
+    figcaption whose text is the caption of an image that went, and of none that stayed, goes too.
+    """
+    starts, items = _lists(pages["items"])
+    image_starts, images = _lists(pages["images"])
+    owner = np.repeat(np.arange(len(pages)), np.diff(starts))
+    index = items.field("image").to_numpy()
+    shown = np.flatnonzero(index >= 0)
+    mapped = index.copy()
+    mapped[shown] = place[image_starts[owner[shown]] + index[shown]]
+    stay = np.ones(len(items), np.bool_)
+    stay[shown] = mapped[shown] >= 0
+
+    captions = images.field("caption")
+    below = np.flatnonzero(pc.equal(items.field("block"), "figcaption").to_numpy(zero_copy_only=False))
+    texts = pa.concat_arrays([items.field("text").take(pa.array(below)), captions]).dictionary_encode()
+    # page and text as one number
+    codes = texts.indices.to_numpy().astype(np.int64)
+    codes += len(texts.dictionary) * np.concatenate(
+        [owner[below], np.repeat(np.arange(len(pages)), np.diff(image_starts))]
+    )
+    said, of_images = codes[: len(below)], codes[len(below) :]
+    named = pc.not_equal(captions, "").to_numpy(zero_copy_only=False)
+    scar = np.isin(said, of_images[named & (place < 0)]) & ~np.isin(said, of_images[place >= 0])
+    stay[below[scar]] = False
+
+    left = items.filter(pa.array(stay))
+    fields = list(schema.ITEM)
+    arrays = [pa.array(mapped[stay]) if f.name == "image" else left.field(f.name) for f in fields]
+    ends = np.concatenate([[0], np.cumsum(stay)])[starts]
+    words = pc.count_substring_regex(left.field("text"), WORD).to_numpy()
+    num_words = np.diff(np.concatenate([[0], np.cumsum(words)])[ends]).astype(np.int32)
+    values = pa.StructArray.from_arrays(arrays, fields=fields)
+    kind = schema.CURATED.field("items").type
+    return pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), values, type=kind), pa.array(num_words)
+
+
+def _rows(pages: Pages, kept: Kept, fetched: dict[int, list[Commit]], work: Work) -> Iterator[pa.Table]:
+    """The rows with their images, a group of documents at a time; fetched: commits of fetch by generation."""
+    generation, unit, file, offset, length = (kept.images[name].to_pylist() for name in PLACES)
+    kind = schema.CURATED.field("images").type
+    for start, end in _groups(kept.ends, np.array(length, np.int64)):
+        first, last = int(kept.ends[start]), int(kept.ends[end])
+        bodies = work.pieces(
+            [
+                Place(fetched[generation[i]][unit[i]], "images", file[i], offset[i], length[i])
+                for i in range(first, last)
+            ]
+        )
+        if [len(body) for body in bodies] != length[first:last] or not all(bodies):
+            raise StoreError(f"images of the pages from {int(kept.docs[start])} on are short; run `kosmos verify`")
+        fields = {name: array.slice(first, last - first) for name, array in pages.images.items()}
+        fields["bytes"] = _binary(bodies)
+        del bodies
+        names = list(schema.CURATED_IMAGE)
+        values = pa.StructArray.from_arrays([fields[f.name] for f in names], fields=names)
+        ends = pa.array(kept.ends[start : end + 1] - first, pa.int64())
+        columns = {name: array.slice(start, end - start) for name, array in pages.columns.items()}
+        columns["images"] = pa.LargeListArray.from_arrays(ends, values, type=kind)
+        yield pa.table([columns[name] for name in schema.CURATED.names], schema=schema.CURATED)
+
+
+def _binary(bodies: list[bytes]) -> pa.LargeBinaryArray:
+    """One copy; a growing builder would hold three."""
+    ends = np.concatenate([[0], np.cumsum([len(body) for body in bodies])])
+    buffers = [None, pa.py_buffer(ends.astype(np.int64)), pa.py_buffer(b"".join(bodies))]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(bodies), buffers)
+
+
+def _groups(ends: Places, lengths: Places) -> Iterator[tuple[int, int]]:
+    """(start, end) of documents whose images are read at once: at least one, else of bounded bytes."""
+    before = np.concatenate([[0], np.cumsum(lengths)])[ends]
+    start, num = 0, len(ends) - 1
+    while start < num:
+        fitting = int(np.searchsorted(before, before[start] + GROUP_BYTES, side="right")) - 1
+        end = min(max(fitting, start + 1), start + GROUP_DOCS, num)
+        yield start, end
+        start = end
+
+
+def _over(images: pa.Table, first: npt.NDArray[np.bool_], repeated: pa.Table) -> npt.NDArray[np.uint32]:
+    """Documents of each image that is in too many of them, else 0; first: where a document starts."""
+    docs = column(images, "doc")[first]
+    keys = (np.cumsum(first) - 1) << 16 | images["image"].to_numpy()
+    wanted = np.searchsorted(docs, column(repeated, "doc")) << 16 | repeated["image"].to_numpy()
+    shown = np.zeros(len(keys), np.uint32)
+    # an image stands once for each of its hashes
+    np.maximum.at(shown, np.searchsorted(keys, wanted), repeated["docs"].to_numpy())
+    return shown
+
+
+def _dedupe(docs: Docs, clusters: pa.Table) -> pa.StructArray:
+    known = column(clusters, "doc")
+    at = np.searchsorted(known, docs)
+    alike = np.zeros(len(docs), np.bool_)
+    alike[at < len(known)] = known[at[at < len(known)]] == docs[at < len(known)]
+    cluster, size = docs.copy(), np.ones(len(docs), np.uint32)
+    cluster[alike] = column(clusters, "cluster")[at[alike]]
+    size[alike] = clusters["size"].to_numpy()[at[alike]]
+    because = pa.array(["unique", "best"], schema.TEXT).take(pa.array(alike.astype(np.int8)))
+    fields = list(schema.CURATED.field("dedupe").type)
+    return pa.StructArray.from_arrays([pa.array(cluster), pa.array(size), because], fields=fields)
+
+
+def _at(table: pa.Table, docs: Docs) -> pa.Table:
+    """The rows of the pages of one unit; StoreError if one is missing."""
+    rows = (docs & np.uint64(MAX_ROW - 1)).astype(np.int64)
+    own = table["row"].to_numpy().astype(np.int64)
+    at = np.searchsorted(own, rows)
+    if len(rows) and (int(at[-1]) >= len(own) or not np.array_equal(own[at], rows)):
+        raise StoreError(f"pages from {int(docs[0])} on are missing; run `kosmos verify`")
+    return table.take(pa.array(at))
+
+
+def _lists(lists: pa.ChunkedArray) -> tuple[Places, pa.StructArray]:
+    """(offsets from 0, values) of a list column."""
+    array = _one(lists)
+    offsets = array.offsets.to_numpy()
+    return offsets - offsets[0], array.flatten()
+
+
+def _chosen(table: pa.Table, mask: npt.NDArray[np.bool_]) -> pa.Table:
+    return table.filter(pa.array(mask))
+
+
+def _count(work: Work, prefix: str, reasons: Reasons) -> None:
+    for number, num in zip(*np.unique(reasons, return_counts=True), strict=True):
+        work.count(prefix + Reason(int(number)).word, int(num))
+
+
+def _one(array: pa.ChunkedArray) -> pa.Array:
+    return array.chunk(0) if array.num_chunks == 1 else pa.concat_arrays([*array.chunks, pa.array([], array.type)])
