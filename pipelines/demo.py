@@ -12,13 +12,16 @@ from rich.text import Text
 
 from engine import show
 from engine.cluster import connect, where
+from engine.config import override
 from engine.drive import drive
 from engine.errors import ConfigError
 from engine.ledger import Ledger
+from engine.recipe import Recipe
 from engine.status import status
 from engine.window import Options
 from pipelines import smallweb, snapshot
 from pipelines.kosmos import interleaved, small
+from pipelines.smallweb.server import Pictures, Server, settings
 
 MARK = "truth.jsonl"  # a folder that holds it is a demo's own and may be written over
 
@@ -41,16 +44,21 @@ def demo(folder: str, workers: int = 0, as_json: bool = False) -> int:
         highlight=False,
         soft_wrap=True,
     )
-    recipe, ledger = interleaved(small()), Ledger(str(store))
+    ledger = Ledger(str(store))
     ledger.check(create=True)
     complete = True
     console.print(f"Starting Ray {where(workers)} ...", highlight=False)
-    with connect(workers or None):
+    site = Pictures(web)
+    with Server(site, site.corpus, serving=root / "serving.json") as server, connect(workers or None):
+        console.print(f"Its images are served at https://127.0.0.1:{server.port}, whatever the host", highlight=False)
+        recipe = interleaved(override(small(), settings(server)))
+        given = " ".join(f"--set {setting}" for setting in settings(server))
         for crawl in smallweb.CRAWLS:
-            words = f"kosmos run interleaved --small --crawl {crawl} --mirror {web} --store {store}"
+            words = f"kosmos run interleaved --small --crawl {crawl} --mirror {web} --store {store} {given}"
             console.print(Text(f"\n$ {words}", "bold"), soft_wrap=True)
             units = snapshot.units(snapshot.Inputs(crawl=crawl, mirror=str(web)), ledger)
-            reports = drive(recipe, ledger, units, Options(settings=("--small",)), as_json=as_json)
+            options = Options(settings=("--small", *settings(server)))
+            reports = drive(recipe, ledger, units, options, as_json=as_json)
             complete &= all(report.complete for report in reports)
     found = status(recipe, ledger)
     if as_json:
@@ -60,15 +68,28 @@ def demo(folder: str, workers: int = 0, as_json: bool = False) -> int:
     # `make demo` runs it from an environment that is not activated
     kosmos = "kosmos" if shutil.which("kosmos") else sys.argv[0]
     duplicate = next(record for record in truth.records if record.relation == "near")
+    kept = next(record.url for record in truth.kept() if record.images > 1)
     console.print(
         Text(
-            "\nEvery row above is a file in the store; nothing was dropped without a counted reason. Try next:\n"
+            f"\nThe curated shards: {shards(recipe, ledger)}\n"
+            "Every row above is a file in the store; nothing was dropped without a counted reason. Try next:\n"
             f"  {kosmos} why {duplicate.url} --store {store}\n"
-            f"  {kosmos} run interleaved --small --crawl {smallweb.CRAWLS[-1]} --mirror {web} --store {store}"
-            "    # all done: costs a second\n"
+            f"  {kosmos} why {kept} --store {store}\n"
             f"  {kosmos} verify interleaved --store {store}\n"
-            f"  {kosmos} run interleaved --crawl CC-MAIN-2024-22 --limit 2    # two real WARC files, 1 GB each"
+            f"  {kosmos} freeze assemble --store {store}    # the digest of the shards, for training\n"
+            f"  {kosmos} run interleaved --crawl CC-MAIN-2024-22 --limit 2 --set fetch.contact=https://YOUR.SITE/bot"
+            "    # two real WARC files, 1 GB each"
         ),
         soft_wrap=True,
     )
     return 0 if complete else 1
+
+
+def shards(recipe: Recipe, ledger: Ledger) -> str:
+    """How many curated shards there are, their rows, their size, and where the first one is."""
+    commits = list(ledger.commits(recipe.stage("assemble").key))
+    files = [file for commit in commits for file in commit.outputs["curated"]]
+    size = sum(file.bytes for file in files)
+    rows = sum(file.rows for file in files)
+    first = ledger.store.url.removeprefix("file://") + "/" + files[0].path if files else "none"
+    return f"{rows:,} documents, {size:,} bytes in {len(files)} Arrow files, the first at {first}"

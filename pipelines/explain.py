@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
@@ -19,8 +18,9 @@ from engine.ledger import QUARANTINE, Commit, Ledger
 from engine.lookup import find
 from engine.recipe import Recipe
 from engine.work import read_rows
-from pipelines import judge
+from pipelines import explain_images, judge
 from pipelines.dedupe import GENERATION_SHIFT, ORDINAL_SHIFT
+from pipelines.finding import Finding
 from pipelines.reasons import Reason
 from pipelines.urls import canonical, url_hash
 
@@ -28,23 +28,14 @@ DOC_ID = re.compile(r"[0-9a-f]{32}")
 UNIT_ID = re.compile(r"[0-9a-f]{24}|[0-9a-f]{12}-[0-9]{6}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """One step in the life of a record. outcome: 'kept', or the reason's word; detail: values, thresholds, twins."""
-
-    where: str
-    stage: str
-    outcome: str
-    detail: str = ""
-
-
 def why(recipe: Recipe, ledger: Ledger, query: str) -> list[Finding]:
-    """Findings on an address, a doc_id (32 hex digits) or a unit id, in order; ConfigError if nothing is known."""
+    """Findings on an address of a page or an image, a doc_id (32 hex digits) or a unit id, in order; ConfigError if
+    nothing is known."""
     if not ledger.check(create=False):
         raise ConfigError(f"{ledger.store.url} is empty; run `kosmos run {recipe.name}` first")
     address = canonical(query)
     if address:
-        found = list(_page(recipe, ledger, address))
+        found = [*_page(recipe, ledger, address), *explain_images.address(recipe, ledger, address)]
     elif DOC_ID.fullmatch(query):
         found = list(_document(recipe, ledger, bytes.fromhex(query)))
     elif UNIT_ID.fullmatch(query):
@@ -53,7 +44,8 @@ def why(recipe: Recipe, ledger: Ledger, query: str) -> list[Finding]:
         raise ConfigError(f"{query!r} is no http(s) address, no doc_id (32 hex digits) and no unit id")
     if not found:
         raise ConfigError(
-            f"{query} is in no WARC that {recipe.name} has read here; `kosmos status` shows what was read"
+            f"{query} is in no WARC that {recipe.name} has read here, and no image that was asked for; `kosmos status` "
+            "shows what was read"
         )
     return found
 
@@ -127,6 +119,7 @@ def _deduped(recipe: Recipe, ledger: Ledger, commit: Commit, where: str, row: in
         if reason == Reason.KEPT:
             twins = f", best of {mine[0]['size']} alike" if mine else ""
             yield Finding(where=where, stage="dedupe", outcome="kept", detail=f"generation {number}{twins}")
+            yield from explain_images.document(recipe, ledger, commit, where, doc)
         else:
             twin = _address(recipe, ledger, mine[0]["keeper"])
             yield Finding(where=where, stage="dedupe", outcome=reason.word, detail=f"generation {number}, kept: {twin}")

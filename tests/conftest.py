@@ -22,6 +22,12 @@ from typing import Any
 
 import pytest
 
+from engine.config import override
+from engine.recipe import Recipe
+from pipelines.kosmos import interleaved, small
+from pipelines.smallweb import Truth, write
+from pipelines.smallweb.server import Pictures, Server, settings
+
 _numbers = itertools.count()
 BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 CONFLICT = (
@@ -147,6 +153,35 @@ def endpoint() -> Iterator[Proxy]:
     server.shutdown()
     server.server_close()
     thread.join(10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallWeb:
+    """The bundled web on disk, its truth, and its image server, which runs."""
+
+    folder: Path
+    truth: Truth
+    server: Server
+    settings: tuple[str, ...]
+
+    @property
+    def words(self) -> list[str]:
+        """The options of a command for it."""
+        return ["--small", *(word for setting in self.settings for word in ("--set", setting))]
+
+    def recipe(self, *settings: str) -> Recipe:
+        """The recipe for it, with more settings."""
+        return interleaved(override(small(), [*self.settings, *settings]))
+
+
+@pytest.fixture(scope="session")
+def small_web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallWeb]:
+    """The bundled web and its server, for the whole session: nobody may write into it."""
+    folder = tmp_path_factory.mktemp("small-web")
+    truth = write(folder)
+    site = Pictures(folder)
+    with Server(site, site.corpus, serving=folder.with_name("serving.json")) as server:
+        yield SmallWeb(folder=folder, truth=truth, server=server, settings=settings(server))
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted(path for name in ("engine", "pipelines", "trainer") for path in (ROOT / name).rglob("*.py"))
 RAY = {"engine/cluster.py"}
 ENGINE = {"engine", "pyarrow", "obstore", "rich", "numpy"}
-# a unit's fault, and a record's fault: each place turns any exception into a reason
-GUARDS = {"engine/attempt.py": 1, "pipelines/extract.py": 1}
+# a unit's fault, a record's, and an image's: each place turns any exception into a reason
+GUARDS = {"engine/attempt.py": 1, "pipelines/extract.py": 1, "pipelines/fetch/shard.py": 1}
 
 
 def name(path: Path) -> str:

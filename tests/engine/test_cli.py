@@ -12,7 +12,6 @@ import pytest
 
 from engine.chain import Chain
 from engine.cli import main
-from engine.config import override
 from engine.ledger import Commit, Ledger
 from engine.pool import InlinePool
 from engine.progress import Quiet
@@ -20,25 +19,26 @@ from engine.stage import SIDE
 from engine.window import Options, run
 from pipelines import snapshot
 from pipelines.kosmos import interleaved, small
-from pipelines.smallweb import CRAWLS, Truth, write
+from pipelines.smallweb import CRAWLS, Truth
+from tests.conftest import SmallWeb
 
 VERBS = ("demo", "plan", "run", "status", "why", "freeze", "verify", "gc", "abandon")
 
 
 @pytest.fixture(scope="module")
-def web(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
-    folder = tmp_path_factory.mktemp("web")
-    return folder, write(folder)
+def web(small_web: SmallWeb) -> tuple[Path, Truth]:
+    return small_web.folder, small_web.truth
 
 
 @pytest.fixture(scope="module")
-def store(web: tuple[Path, Truth], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def store(small_web: SmallWeb, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store that holds two files of the first crawl."""
     folder = tmp_path_factory.mktemp("store")
     ledger = Ledger(str(folder))
     ledger.check(create=True)
-    units = snapshot.units(snapshot.Inputs(crawl=CRAWLS[0], mirror=str(web[0])), ledger)[:2]
-    run(interleaved(small()), ledger, units, InlinePool(ledger.store.url), Quiet())
+    units = snapshot.units(snapshot.Inputs(crawl=CRAWLS[0], mirror=str(small_web.folder)), ledger)[:2]
+    options = Options(settings=("--small", *small_web.settings))
+    run(small_web.recipe(), ledger, units, InlinePool(ledger.store.url), Quiet(), options)
     yield folder
 
 
@@ -54,39 +54,56 @@ def test_help_names_every_command_and_an_example_of_each(capsys: pytest.CaptureF
         assert f"example: kosmos {verb}" in capsys.readouterr().out
 
 
-def test_plan_counts_what_is_left(web: tuple[Path, Truth], store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--small", "--crawl", CRAWLS[0], "--mirror", str(web[0]), "--store", str(store), "--json"]
+def test_plan_counts_what_is_left(small_web: SmallWeb, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = ["--crawl", CRAWLS[0], "--mirror", str(small_web.folder)]
+    words = [*small_web.words, *inputs, "--store", str(store), "--json"]
     assert main(["plan", "interleaved", *words]) == 0
     plan = json.loads(capsys.readouterr().out)
     extract = plan["stages"][0]
     assert (extract["planned"], extract["committed"]) == (4, 2)
-    assert extract["cpu_s"] > 0 and plan["fresh"] == 2 and plan["generations"] == 1
+    assert extract["cpu_s"] > 0 and plan["fresh"] == 2 and plan["generations"] == 1 and not plan["missing"]
 
 
 def test_plan_writes_nothing(web: tuple[Path, Truth], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = tmp_path / "new"
     assert main(["plan", "--crawl", CRAWLS[0], "--mirror", str(web[0]), "--store", str(place)]) == 0
-    assert "not measured" in capsys.readouterr().out and not place.exists()
+    text = capsys.readouterr().out
+    assert "not measured" in text and not place.exists()
+    assert "Before it can run: sites must be able to learn who asks" in text
+
+
+def test_a_store_of_the_small_web_refuses_the_real_one(
+    small_web: SmallWeb, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = ["--crawl", CRAWLS[0], "--mirror", str(small_web.folder), "--store", str(store)]
+    for verb in ("plan", "run"):
+        assert main([verb, "--small", *inputs, "--set", "fetch.contact=https://bot.example/"]) == 2
+        told = capsys.readouterr().err
+        assert "loopback_only" in told and "give another --store" in told and told.count("\n") == 1
+    assert main(["run", "--small", *inputs]) == 2
+    assert "--set fetch.contact=" in capsys.readouterr().err
 
 
 def test_status_and_the_funnel(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["status", "--small", "--store", str(store), "--json"]) == 0
+    assert main(["status", "--store", str(store), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     extract = found["stages"][0]
     assert extract["units"] == 2
     records = {reason: num for reason, num in extract["counts"].items() if SIDE not in reason}
     assert sum(records.values()) == extract["rows"]["verdicts"], "every record is counted once"
-    assert main(["status", "--small", "--store", str(store)]) == 0
+    assert main(["status", "--store", str(store)]) == 0
     text = capsys.readouterr().out
+    assert "Images" in text and "http_gone" in text
     assert "Funnel" in text and "opt_out_header" in text and "published" in text
 
 
 def test_freeze_prints_a_digest_that_stays(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digests = []
-    for words in (["extract"], ["extract"], ["decide"], ["decide", "--generation", "1"]):
-        assert main(["freeze", *words, "--small", "--store", str(store)]) == 0
+    for words in (["extract"], ["extract"], ["decide"], ["decide", "--generation", "1"], ["assemble"], ["fetch"]):
+        assert main(["freeze", *words, "--store", str(store)]) == 0
         digests.append(capsys.readouterr().out.strip())
     assert digests[0] == digests[1] and digests[2] == digests[3] != digests[0]
+    assert len(set(digests)) == 4
     ledger = Ledger(str(store))
     assert [commit.unit for commit in ledger.manifest(digests[0])] == sorted(ledger.committed(_key("extract")))
 
@@ -102,28 +119,44 @@ def test_why_and_verify_and_gc(web: tuple[Path, Truth], store: Path, capsys: pyt
     unit = sorted(Ledger(str(store)).committed(_key("extract")))[0]
     assert main(["why", unit, "--small", "--store", str(store)]) == 0
     assert "committed" in capsys.readouterr().out
-    assert main(["verify", "--small", "--store", str(store), "--sample", "1"]) == 0
+    assert main(["verify", "--store", str(store), "--sample", "1"]) == 0
     assert "all sound" in capsys.readouterr().out
     assert main(["gc", "--store", str(store), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["files"] == 0
 
 
 def test_commands_that_look_take_the_settings_of_the_last_run(
-    web: tuple[Path, Truth], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_web: SmallWeb, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = str(tmp_path / "store")
-    words = ["--crawl", CRAWLS[0], "--mirror", str(web[0]), "--limit", "1", "--store", store]
+    words = [
+        "--crawl",
+        CRAWLS[0],
+        "--mirror",
+        str(small_web.folder),
+        *small_web.words,
+        "--limit",
+        "1",
+        "--store",
+        store,
+    ]
     ledger = Ledger(store)
     ledger.check(create=True)
-    units = snapshot.units(snapshot.Inputs(crawl=CRAWLS[0], mirror=str(web[0])), ledger)[:1]
-    longer = override(small(), ["judge.min_words=150"])
-    settings = ("--small", "judge.min_words=150")
-    run(interleaved(longer), ledger, units, InlinePool(ledger.store.url), Quiet(), Options(settings=settings))
+    units = snapshot.units(snapshot.Inputs(crawl=CRAWLS[0], mirror=str(small_web.folder)), ledger)[:1]
+    settings = ("--small", *small_web.settings, "judge.min_words=150")
+    run(
+        small_web.recipe("judge.min_words=150"),
+        ledger,
+        units,
+        InlinePool(ledger.store.url),
+        Quiet(),
+        Options(settings=settings),
+    )
     assert main(["status", "--store", store, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kept"] > 0
     assert main(["why", units[0].id, "--store", store]) == 0
     assert "judge    committed" in capsys.readouterr().out
-    assert main(["status", "--small", "--store", store, "--json"]) == 0
+    assert main(["status", *small_web.words, "--store", store, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kept"] == 0, "settings that are given are taken as given"
     assert main(["plan", *words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["stages"][1]["committed"] == 0, "and a plan is for what would be run"
@@ -146,17 +179,19 @@ def test_show_prints_what_is_hashed(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "--set", "judge.min_wrods=1"], "did you mean min_words?"),
         (["run", "--set", "judge.min_words=many"], "it is a number"),
         (["run", "--set", "dedupe.partitions=3"], "power of two"),
+        (["run", "--set", "fetch.partitions=16"], "select.cut.partitions is 256 and fetch.partitions is 16"),
+        (["run", "--set", "fetch.egress=everywhere"], "set it to public or loopback_only"),
         (
-            ["run", "--crawl", "SMALL-2026-06", "--mirror", "{web}", "--only", "fetch"],
-            "no stage 'fetch'; its stages are",
+            ["run", "--crawl", "SMALL-2026-06", "--mirror", "{web}", "--only", "fetsh"],
+            "no stage 'fetsh'; its stages are",
         ),
         (["run", "--crawl", "SMALL-2026-06", "--mirror", "{web}", "--limit", "-1"], "--limit"),
         (["run", "--crawl", "SMALL-2026-06", "--mirror", "{web}", "--store", "{web}"], "holds other things"),
         (["status", "--store", "ftp://host/x"], "scheme 'ftp'"),
         (["why", "not a page", "--small", "--store", "{store}"], "no http(s) address"),
         (["why", "https://nowhere.example/", "--small", "--store", "{store}"], "is in no WARC"),
-        (["freeze", "decide", "--generation", "9", "--small", "--store", "{store}"], "generation 9 of decide is not"),
-        (["abandon", "--small", "--store", "{store}"], "no open generation"),
+        (["freeze", "decide", "--generation", "9", "--store", "{store}"], "generation 9 of decide is not"),
+        (["abandon", "--store", "{store}"], "no open generation"),
         (["verify", "--store", "{web}/none"], "is empty"),
     ],
 )
@@ -171,7 +206,8 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 
 
 def test_an_unwritable_store_is_exit_code_3(web: tuple[Path, Truth], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--crawl", CRAWLS[0], "--mirror", str(web[0]), "--store", "/proc/none/store"]) == 3
+    words = ["--set", "fetch.contact=https://bot.example/", "--store", "/proc/none/store"]
+    assert main(["run", "--crawl", CRAWLS[0], "--mirror", str(web[0]), *words]) == 3
     assert "give a --store that you can write" in capsys.readouterr().err
 
 
@@ -213,15 +249,16 @@ def test_a_damaged_file_is_found_by_verify(
 
 
 @pytest.mark.ray
-def test_run_from_the_command_line(ray_session: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_from_the_command_line(
+    small_web: SmallWeb, ray_session: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A truncated file and one that is no WARC cost their damaged records, not the run."""
-    web = tmp_path / "web"
-    truth = write(web)
-    good = web / truth.files(CRAWLS[0])[0]
+    good = small_web.folder / small_web.truth.files(CRAWLS[0])[0]
     cut = tmp_path / "cut.warc.gz"
-    cut.write_bytes(good.read_bytes()[: good.stat().st_size * 6 // 10])
+    cut.write_bytes(good.read_bytes()[: good.stat().st_size * 6 // 10 - 300])
     (tmp_path / "no.warc.gz").write_bytes(gzip.compress(b"<html>not a WARC</html>"))
-    words = ["run", "--small", "--input", f"{tmp_path}/*.warc.gz", "--store", str(tmp_path / "store"), "--json"]
+    inputs = ["--input", f"{tmp_path}/*.warc.gz", "--store", str(tmp_path / "store")]
+    words = ["run", *small_web.words, *inputs, "--json"]
     assert main(words) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     report = events[-1]
