@@ -75,7 +75,8 @@ class LedgerWork:
 
     def count(self, reason: str, num: int = 1) -> None:
         """Add to the exact count of a reason."""
-        self.counts[reason] += num
+        if num:  # what did not happen is not told
+            self.counts[reason] += num
 
     def enter(self, offset: int) -> bool:
         """Note the record; False if it is poisoned."""

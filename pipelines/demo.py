@@ -67,7 +67,8 @@ def demo(folder: str, workers: int = 0, as_json: bool = False) -> int:
     show.status(found, as_json=False)
     # `make demo` runs it from an environment that is not activated
     kosmos = "kosmos" if shutil.which("kosmos") else sys.argv[0]
-    duplicate = next(record for record in truth.records if record.relation == "near")
+    fates = smallweb.expected_dedupe(truth, [set(truth.files(crawl)) for crawl in smallweb.CRAWLS])
+    duplicate = next(r for r in truth.kept() if r.images and fates[r.key].reason == "near_duplicate")
     kept = next(record.url for record in truth.kept() if record.images > 1)
     console.print(
         Text(
