@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from engine.spread import check_partitions
-from pipelines.dedupe import blocks
+from pipelines.dedupe import blocks, one
 
 ID_BYTES = 32
 Ids = npt.NDArray[np.bytes_]
@@ -23,7 +23,7 @@ Parts = npt.NDArray[np.uint16]
 
 def ids(column: pa.ChunkedArray | pa.Array) -> Ids:
     """A binary(32) column without nulls as one `S32` array."""
-    array = column if isinstance(column, pa.Array) else _one(column)
+    array = column if isinstance(column, pa.Array) else one(column)
     first = array.offset * ID_BYTES
     body = np.frombuffer(array.buffers()[1] or b"", np.uint8)[first : first + ID_BYTES * len(array)]
     return body.view(f"S{ID_BYTES}")
@@ -52,7 +52,3 @@ def first_of_runs(*columns: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     for column in columns:
         first[1:] |= column[1:] != column[:-1]
     return first
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays([*column.chunks, pa.array([], column.type)])

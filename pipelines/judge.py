@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from engine import schema
 from engine.stage import Output, Unit, Work
-from pipelines.reasons import Reason
+from pipelines.reasons import Reason, tally
 
 VERSION = 1
 OUTPUTS = (Output(name="judgements", schema=schema.JUDGEMENTS, batch_rows=1 << 16),)
@@ -115,8 +115,8 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
         failed &= reasons == 0
         reasons[failed] = int(reason)
         values[failed] = column[failed]
-    for number, num in zip(*np.unique(reasons, return_counts=True), strict=True):
-        work.count(Reason(int(number)).word, int(num))
+    for word, num in tally(reasons):
+        work.count(word, num)
     columns = [table["row"].combine_chunks(), pa.array(reasons), pa.array(values)]
     yield "judgements", pa.Table.from_arrays(columns, schema=schema.JUDGEMENTS)
 

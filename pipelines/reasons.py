@@ -5,7 +5,11 @@ Numbers are written to verdict tables, so they are only ever added, never change
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
 
 
 class Reason(IntEnum):
@@ -127,3 +131,9 @@ PASSING = frozenset(
         Reason.FETCHER,
     )
 )
+
+
+def tally(reasons: npt.NDArray[np.uint16]) -> Iterator[tuple[str, int]]:
+    """(word, how often) of each reason that occurs, in order of numbers: what a stage counts."""
+    for number, num in zip(*np.unique(reasons, return_counts=True), strict=True):
+        yield Reason(int(number)).word, int(num)

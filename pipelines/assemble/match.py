@@ -23,7 +23,7 @@ from engine.stage import SIDE, Output, Unit, Work
 from pipelines.dedupe import Docs, column
 from pipelines.ids import Ids, blocks, first_of_runs, ids
 from pipelines.images import Gate, judge
-from pipelines.reasons import PASSING, Reason
+from pipelines.reasons import PASSING, Reason, tally
 from pipelines.select import Cut
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     reasons, values = judge(pa.table({name: columns[name] for name in MEASURES}), config.gate)
     columns |= {"reason": reasons, "value": values}
     images = pa.table([columns[name] for name in schema.MATCHED.names], schema=schema.MATCHED)
-    for number, num in zip(*np.unique(reasons, return_counts=True), strict=True):
-        work.count(f"image{SIDE}{Reason(int(number)).word}", int(num))
+    for word, num in tally(reasons):
+        work.count(f"image{SIDE}{word}", num)
     yield "images", images
     yield "hashes", with_parts(keyed(images), "key", config.cut.partitions).cast(schema.HASHES)
 

@@ -19,10 +19,10 @@ from engine import schema
 from engine.errors import ConfigError, StoreError
 from engine.stage import SIDE, Output, Place, Unit, Work
 from pipelines.coin import Coin, stays
-from pipelines.dedupe import BLOCK, MAX_ORDINAL, MAX_ROW, ORDINAL_SHIFT, Docs, column
+from pipelines.dedupe import BLOCK, MAX_ORDINAL, MAX_ROW, ORDINAL_SHIFT, Docs, block_parts, column, one
 from pipelines.ids import first_of_runs
 from pipelines.images import FORMATS
-from pipelines.reasons import Reason
+from pipelines.reasons import Reason, tally
 
 if TYPE_CHECKING:
     from engine.ledger import Commit
@@ -95,8 +95,7 @@ class Pages:
 
 def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[str, ...]]:
     """(first ordinal, number of ordinals) of each block of this generation's extracted units."""
-    num = len(commits("extract"))
-    return [(str(first), str(min(BLOCK, num - first))) for first in range(0, num, BLOCK)]
+    return block_parts(len(commits("extract")))
 
 
 def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
@@ -117,15 +116,17 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     # 0 means that it is in the shards
     alone = (reasons == 0) & (verdicts == int(Reason.SINGLE_IMAGE))[owner]
     reasons[alone], values[alone] = Reason.SINGLE_IMAGE, 1
-    _count(work, "", verdicts)
-    _count(work, f"image{SIDE}", reasons)
+    for word, num_docs in tally(verdicts):
+        work.count(word, num_docs)
+    for word, num_images in tally(reasons):
+        work.count(f"image{SIDE}{word}", num_images)
     yield "verdicts", pa.table([docs, selected["doc_id"], verdicts, numbers], schema=schema.ASSEMBLED)
     yield "fates", pa.table([images["doc"], images["image"], reasons, values], schema=schema.IMAGE_FATES)
 
     stay = verdicts == 0
     kept = Kept(
         docs=docs[stay],
-        doc_ids=_one(_chosen(selected, stay)["doc_id"]),
+        doc_ids=one(_chosen(selected, stay)["doc_id"]),
         images=_chosen(images, reasons == 0),
         ends=np.concatenate([[0], np.cumsum(numbers[stay].astype(np.int64))]),
     )
@@ -154,7 +155,7 @@ def fates(images: pa.Table, repeated: pa.Table, max_images: int) -> tuple[Reason
     over = (reasons == 0) & (shown > 0)
     reasons[over], values[over] = Reason.IMAGE_REPEATED, shown[over]
 
-    body = _one(images["sha256"]).dictionary_encode().indices.to_pylist()
+    body = one(images["sha256"]).dictionary_encode().indices.to_pylist()
     looks = images["phash"].to_pylist()
     starts = first.tolist()
     bodies: set[int] = set()
@@ -193,9 +194,9 @@ def written(kept: Kept, documents: pa.Table, scores: pa.Table, clusters: pa.Tabl
     documents, scores: of the unit, ascending by row; clusters: doc, cluster and size, ascending by doc.
     """
     pages = _at(documents, kept.docs)
-    if not _one(pages["doc_id"]).equals(kept.doc_ids):
+    if not one(pages["doc_id"]).equals(kept.doc_ids):
         raise StoreError(f"the pages from {int(kept.docs[0])} on are other pages; run `kosmos verify`")
-    columns = {name: _one(pages[name]) for name in PAGE}
+    columns = {name: one(pages[name]) for name in PAGE}
     starts, images = _lists(pages["images"])
     owner = np.repeat(np.arange(len(kept.docs)), np.diff(kept.ends))
     survivors = starts[owner] + kept.images["image"].to_numpy()
@@ -206,7 +207,7 @@ def written(kept: Kept, documents: pa.Table, scores: pa.Table, clusters: pa.Tabl
     columns["items"], columns["num_words"] = stream(pages, place)
     judged = _at(scores, kept.docs)
     columns["scores"] = pa.StructArray.from_arrays(
-        [_one(judged[name]) for name in SCORES], fields=list(schema.CURATED_SCORES)
+        [one(judged[name]) for name in SCORES], fields=list(schema.CURATED_SCORES)
     )
     columns["dedupe"] = _dedupe(kept.docs, clusters)
     columns["num_images"] = pa.array(np.diff(kept.ends).astype(np.int16))
@@ -221,11 +222,11 @@ def written(kept: Kept, documents: pa.Table, scores: pa.Table, clusters: pa.Tabl
         "height": match["stored_height"],
         "original_width": match["width"],
         "original_height": match["height"],
-        "format": names.take(_one(match["format"])),
+        "format": names.take(one(match["format"])),
         "phash": match["phash"],
         "url_docs": match["url_docs"].cast(pa.int32()),
     }
-    arrays = {name: _one(array) if isinstance(array, pa.ChunkedArray) else array for name, array in fields.items()}
+    arrays = {name: one(array) if isinstance(array, pa.ChunkedArray) else array for name, array in fields.items()}
     return Pages(columns=columns, images=arrays)
 
 
@@ -348,19 +349,10 @@ def _at(table: pa.Table, docs: Docs) -> pa.Table:
 
 def _lists(lists: pa.ChunkedArray) -> tuple[Places, pa.StructArray]:
     """(offsets from 0, values) of a list column."""
-    array = _one(lists)
+    array = one(lists)
     offsets = array.offsets.to_numpy()
     return offsets - offsets[0], array.flatten()
 
 
 def _chosen(table: pa.Table, mask: npt.NDArray[np.bool_]) -> pa.Table:
     return table.filter(pa.array(mask))
-
-
-def _count(work: Work, prefix: str, reasons: Reasons) -> None:
-    for number, num in zip(*np.unique(reasons, return_counts=True), strict=True):
-        work.count(prefix + Reason(int(number)).word, int(num))
-
-
-def _one(array: pa.ChunkedArray) -> pa.Array:
-    return array.chunk(0) if array.num_chunks == 1 else pa.concat_arrays([*array.chunks, pa.array([], array.type)])

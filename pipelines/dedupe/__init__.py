@@ -13,16 +13,13 @@ by one give the verdicts of a single run with the same priorities, however rows 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from engine.errors import ConfigError
 from engine.spread import check_partitions
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Docs = npt.NDArray[np.uint64]
 
@@ -70,6 +67,16 @@ def blocks(docs: Docs) -> npt.NDArray[np.uint16]:
     """The block of each page: 256 consecutive ordinals of the units of its generation."""
     ordinals = (docs >> ORDINAL_SHIFT) & np.uint64(MAX_ORDINAL - 1)
     return (ordinals // np.uint64(BLOCK)).astype(np.uint16)
+
+
+def block_parts(num_units: int) -> list[tuple[str, ...]]:
+    """(first ordinal, number of ordinals) of each block of a generation's units: the inputs of a unit a block."""
+    return [(str(first), str(min(BLOCK, num_units - first))) for first in range(0, num_units, BLOCK)]
+
+
+def one(column: pa.ChunkedArray) -> pa.Array:
+    """A column as one array."""
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays([*column.chunks, pa.array([], column.type)])
 
 
 def column(table: pa.Table, name: str) -> npt.NDArray[np.uint64]:

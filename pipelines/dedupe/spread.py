@@ -15,7 +15,7 @@ import pyarrow as pa
 from engine import schema
 from engine.spread import with_parts
 from engine.stage import Output, Unit, Work
-from pipelines.dedupe import BAND, BLOCK, TEXT, URL, Config, Docs, pack
+from pipelines.dedupe import BAND, TEXT, URL, Config, Docs, block_parts, one, pack
 
 if TYPE_CHECKING:
     from engine.ledger import Commit
@@ -36,8 +36,7 @@ OUTPUTS = (
 
 def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[str, ...]]:
     """(first ordinal, number of ordinals) of each block of this generation's signed units."""
-    num = len(commits("sign"))
-    return [(str(first), str(min(BLOCK, num - first))) for first in range(0, num, BLOCK)]
+    return block_parts(len(commits("sign")))
 
 
 def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
@@ -74,16 +73,12 @@ def keyed(signatures: pa.Table, docs: Docs) -> pa.Table:
 
 def _halves(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
     """16-byte keys as two little-endian numbers each."""
-    array = _one(column)
+    array = one(column)
     first = array.offset * 16
     body = np.frombuffer(array.buffers()[1], np.uint8)[first : first + 16 * len(array)]
     return body.view("<u8").reshape(-1, 2).astype(np.uint64, copy=False)
 
 
 def _flat(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    values: npt.NDArray[np.uint64] = _one(column).flatten().to_numpy()
+    values: npt.NDArray[np.uint64] = one(column).flatten().to_numpy()
     return values
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays([*column.chunks, pa.array([], column.type)])

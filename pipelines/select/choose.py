@@ -20,10 +20,10 @@ from engine import schema
 from engine.errors import ConfigError, StoreError
 from engine.stage import SIDE, Output, Unit, Work
 from pipelines.coin import stays
-from pipelines.dedupe import BLOCK, MAX_ORDINAL, ORDINAL_SHIFT, Docs, column, within
+from pipelines.dedupe import BLOCK, MAX_ORDINAL, ORDINAL_SHIFT, Docs, block_parts, column, within
 from pipelines.ids import ids, partitions
-from pipelines.reasons import Reason
-from pipelines.select import Choice, Cut, domains, refer
+from pipelines.reasons import Reason, tally
+from pipelines.select import Choice, Cut, domains
 
 if TYPE_CHECKING:
     from engine.ledger import Commit
@@ -79,7 +79,7 @@ class Images:
 
 def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[str, ...]]:
     """(first ordinal, number of ordinals) of each block of this generation's units."""
-    return refer.parts(refer.Config(), commits)
+    return block_parts(len(commits("extract")))
 
 
 def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
@@ -91,8 +91,8 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     crowded = pages["passing"].to_numpy() > choice.max_references
     frequent, surplus, candidates = sift(images, crowded, choice)
     reasons, values = judge(pages, np.bincount(images.page[candidates], minlength=len(crowded)), choice)
-    for number, many in zip(*np.unique(reasons, return_counts=True), strict=True):
-        work.count(Reason(int(number)).word, int(many))
+    for word, many in tally(reasons):
+        work.count(word, many)
     verdicts: list[Any] = [pages["doc"], pages["doc_id"], reasons, values]
     yield "verdicts", pa.table(verdicts, schema=schema.SELECTIONS)
     for reason, refused, told in (

@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 from engine import schema
 from engine.errors import ConfigError
 from engine.stage import SIDE, Output, Unit, Work
-from pipelines.dedupe import BLOCK, Docs, column, pack, within
+from pipelines.dedupe import BLOCK, Docs, block_parts, column, pack, within
 from pipelines.ids import Ids, arrow, first_of_runs, ids, partitions
-from pipelines.reasons import Reason
+from pipelines.reasons import Reason, tally
 from pipelines.select import Cut, Rules
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ class Config:
 
 def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[str, ...]]:
     """(first ordinal, number of ordinals) of each block of this generation's units: those of dedupe.spread."""
-    num = len(commits("extract"))
-    return [(str(first), str(min(BLOCK, num - first))) for first in range(0, num, BLOCK)]
+    return block_parts(len(commits("extract")))
 
 
 def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
@@ -86,8 +85,8 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
         passing = reasons == 0
         passing[passing] = shown_first(owners[passing], addresses[passing], images[passing])
         reasons[(reasons == 0) & ~passing] = Reason.IMAGE_TWICE
-        for number, many in zip(*np.unique(reasons[~passing], return_counts=True), strict=True):
-            work.count(f"image{SIDE}{Reason(int(number)).word}", int(many))
+        for word, many in tally(reasons[~passing]):
+            work.count(f"image{SIDE}{word}", many)
         work.count(f"image{SIDE}passing", int(passing.sum()))
         keys: list[Any] = [partitions(addresses[passing], config.cut.partitions), arrow(addresses[passing])]
         yield "references", pa.table([*keys, owners[passing], images[passing]], schema=schema.REFERENCE_KEYS)
