@@ -9,6 +9,8 @@ to 9.65 billion by deduplicating first.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
 
 from engine.errors import ConfigError
 from engine.recipe import Recipe, Step
@@ -43,6 +45,24 @@ def small() -> Interleaved:
     )
 
 
+def stage(name: str, module: ModuleType, config: Any, **more: Any) -> Stage:
+    """The stage that a module holds: its VERSION, OUTPUTS, process, and CARRIES if it reads earlier generations."""
+    return Stage(
+        name=name,
+        version=module.VERSION,
+        process=f"{module.__name__}:process",
+        config=config,
+        outputs=module.OUTPUTS,
+        carries=getattr(module, "CARRIES", ()),
+        **more,
+    )
+
+
+def barrier(name: str, module: ModuleType, config: Any, **more: Any) -> Stage:
+    """A stage of the chain."""
+    return stage(name, module, config, barrier=True, **more)
+
+
 def interleaved(config: Interleaved | None = None) -> Recipe:
     """Interleaved image-text documents from Common Crawl, as KOSMOS-1 section 3.1 describes them."""
     config = config or Interleaved()
@@ -50,160 +70,42 @@ def interleaved(config: Interleaved | None = None) -> Recipe:
 
     # Each WARC is parsed once: documents, captions, texts, image references, the scores of every rule, and a verdict
     # for every record.
-    extracted = Stage(
-        name="extract",
-        version=extract.VERSION,
-        process="pipelines.extract:process",
-        config=config.extract,
-        outputs=extract.OUTPUTS,
-    )
+    extracted = stage("extract", extract, config.extract)
     # Thresholds on the stored scores, so that they move without parsing again.
-    judged = Stage(
-        name="judge",
-        version=judge.VERSION,
-        process="pipelines.judge:process",
-        config=config.judge,
-        outputs=judge.OUTPUTS,
-        reads=(extracted,),
-    )
+    judged = stage("judge", judge, config.judge, reads=(extracted,))
     # What makes two pages the same: address, exact text, MinHash bands.
-    signed = Stage(
-        name="sign",
-        version=sign.VERSION,
-        process="pipelines.sign:process",
-        config=config.sign,
-        outputs=sign.OUTPUTS,
-        reads=(extracted, judged),
-    )
+    signed = stage("sign", sign, config.sign, reads=(extracted, judged))
+
     # From here on by generation: what is new is compared with itself and with all that was kept before.
-    spreaded = Stage(
-        name="spread",
-        version=spread.VERSION,
-        process="pipelines.dedupe.spread:process",
-        config=config.dedupe,
-        outputs=spread.OUTPUTS,
-        reads=(signed,),
-        barrier=True,
-    )
-    grouped = Stage(
-        name="group",
-        version=group.VERSION,
-        process="pipelines.dedupe.group:process",
-        config=config.dedupe,
-        outputs=group.OUTPUTS,
-        reads=(spreaded,),
-        carries=group.CARRIES,
-        barrier=True,
-    )
-    decided = Stage(
-        name="decide",
-        version=decide.VERSION,
-        process="pipelines.dedupe.decide:process",
-        config=config.dedupe,
-        outputs=decide.OUTPUTS,
-        reads=(spreaded, grouped),
-        carries=decide.CARRIES,
-        barrier=True,
-    )
-    indexed = Stage(
-        name="index",
-        version=index.VERSION,
-        process="pipelines.dedupe.index:process",
-        config=config.dedupe,
-        outputs=index.OUTPUTS,
-        reads=(spreaded, decided),
-        barrier=True,
-    )
-    # Which images are worth a request: address rules, then how many documents show each address.
-    cut, chosen = config.select.cut, config.select.choice
-    fetched = Stage(
-        name="fetch",
-        version=fetch.VERSION,
-        process="pipelines.fetch:process",
-        config=config.fetch,
-        outputs=fetch.OUTPUTS,
-        barrier=True,
-        recorded=True,
-        exclusive=True,
-        binds=fetch.binds(config.fetch),
-    )
-    referred = Stage(
-        name="refer",
-        version=refer.VERSION,
-        process="pipelines.select.refer:process",
-        config=refer.Config(cut=cut, rules=config.select.rules),
-        outputs=refer.OUTPUTS,
-        reads=(extracted, signed, decided),
-        barrier=True,
-    )
-    counted = Stage(
-        name="frequency",
-        version=frequency.VERSION,
-        process="pipelines.select.frequency:process",
-        config=frequency.Config(cut=cut),
-        outputs=frequency.OUTPUTS,
-        reads=(referred,),
-        carries=frequency.CARRIES,
-        barrier=True,
-    )
-    # At most eight candidates a document, and half of the documents with one go, before anything is asked for.
-    selected = Stage(
-        name="select",
-        version=choose.VERSION,
-        process="pipelines.select.choose:process",
-        config=choose.Config(cut=cut, choice=chosen),
-        outputs=choose.OUTPUTS,
-        reads=(extracted, referred, counted),
-        barrier=True,
-    )
+    spreaded = barrier("spread", spread, config.dedupe, reads=(signed,))
+    grouped = barrier("group", group, config.dedupe, reads=(spreaded,))
+    decided = barrier("decide", decide, config.dedupe, reads=(spreaded, grouped))
+    indexed = barrier("index", index, config.dedupe, reads=(spreaded, decided))
+
+    # Which images are worth a request: address rules, then how many documents show each address; at most eight
+    # candidates a document, and half of the documents with one go, before anything is asked for.
+    cut, choice = config.select.cut, config.select.choice
+    rules = refer.Config(cut=cut, rules=config.select.rules)
+    referred = barrier("refer", refer, rules, reads=(extracted, signed, decided))
+    counted = barrier("frequency", frequency, frequency.Config(cut=cut), reads=(referred,))
+    wanted = choose.Config(cut=cut, choice=choice)
+    selected = barrier("select", choose, wanted, reads=(extracted, referred, counted))
+
     # Each address is asked for once, whoever wants it: what the servers said is an input of all that follows.
-    recalled = Stage(
-        name="recall",
-        version=recall.VERSION,
-        process="pipelines.select.recall:process",
-        config=recall.Config(cut=cut, max_tries=chosen.max_tries),
-        outputs=recall.OUTPUTS,
-        reads=(selected, fetched),
-        barrier=True,
-    )
-    scheduled = Stage(
-        name="schedule",
-        version=schedule.VERSION,
-        process="pipelines.select.schedule:process",
-        config=schedule.Config(cut=cut, schedule=config.select.schedule),
-        outputs=schedule.OUTPUTS,
-        reads=(recalled,),
-        barrier=True,
-    )
-    matched = Stage(
-        name="match",
-        version=match.VERSION,
-        process="pipelines.assemble.match:process",
-        config=match.Config(cut=cut, gate=config.images),
-        outputs=match.OUTPUTS,
-        reads=(selected, fetched),
-        barrier=True,
-    )
-    repeated = Stage(
-        name="repeats",
-        version=repeats.VERSION,
-        process="pipelines.assemble.repeats:process",
-        config=repeats.Config(cut=cut, max_docs=config.assemble.max_docs),
-        outputs=repeats.OUTPUTS,
-        reads=(matched,),
-        carries=repeats.CARRIES,
-        barrier=True,
-    )
+    fetched = barrier("fetch", fetch, config.fetch, recorded=True, exclusive=True, binds=fetch.binds(config.fetch))
+    known = recall.Config(cut=cut, max_tries=choice.max_tries)
+    recalled = barrier("recall", recall, known, reads=(selected, fetched))
+    units = schedule.Config(cut=cut, schedule=config.select.schedule)
+    scheduled = barrier("schedule", schedule, units, reads=(recalled,))
+
     # At most five images a document, in reading order; half of the documents with one image go.
-    assembled = Stage(
-        name="assemble",
-        version=shards.VERSION,
-        process="pipelines.assemble.shards:process",
-        config=shards.Config(max_images=config.assemble.max_images, coin=chosen.coin),
-        outputs=shards.OUTPUTS,
-        reads=(extracted, decided, selected, fetched, matched, repeated),
-        barrier=True,
-    )
+    gate = match.Config(cut=cut, gate=config.images)
+    matched = barrier("match", match, gate, reads=(selected, fetched))
+    alike = repeats.Config(cut=cut, max_docs=config.assemble.max_docs)
+    repeated = barrier("repeats", repeats, alike, reads=(matched,))
+    whole = shards.Config(max_images=config.assemble.max_images, coin=choice.coin)
+    upstream = (extracted, decided, selected, fetched, matched, repeated)
+    assembled = barrier("assemble", shards, whole, reads=upstream)
     return Recipe(
         name="interleaved",
         config=config,
