@@ -97,6 +97,7 @@ class Reason(IntEnum):
     BODY_EMPTY = 196
     BODY_CUT = 197  # fewer bytes than announced, or an encoding that cannot be decoded
     PROTOCOL = 198  # no HTTP
+    DOMAIN_DOWN = 200  # not asked: so many requests to its domain in a row had no answer, or "later"
     FETCHER = 199  # our own code raised on this address: a bug worth a report
     # the image gate
     NOT_AN_IMAGE = 210  # the first bytes are of no format that we read
@@ -128,6 +129,7 @@ PASSING = frozenset(
         Reason.HTTP_SERVER,
         Reason.ROBOTS_UNREACHABLE,
         Reason.BODY_CUT,
+        Reason.DOMAIN_DOWN,
         Reason.FETCHER,
     )
 )

@@ -66,10 +66,11 @@ class Config:
 
     egress: "public", or "loopback_only" for a server on this machine that stands for all hosts; corpus: digest of what
     that one serves. agent, contact: the User-Agent; contact is an http(s) or mailto: address where a site's owner
-    learns what we do. low_speed: fewer bytes a second for so many seconds end a request. control: a public name that
-    resolves if names resolve at all ("": no check). Unkeyed, because they decide no outcome: serving, the JSON file
-    of the loopback server ({"port", "ca_file", "corpus"}); rate, requests a second and domain (0: no limit);
-    per_domain, requests in flight; threads.
+    learns what we do. low_speed: fewer bytes a second for so many seconds end a request. max_unanswered: requests in a
+    row without an answer, or with "later", after which a domain is left alone for this unit (0: never). control: a
+    public name that resolves if names resolve at all ("": no check). Unkeyed, because they decide no outcome: serving,
+    the JSON file of the loopback server ({"port", "ca_file", "corpus"}); rate, requests a second and domain (0: no
+    limit); per_domain, requests in flight; threads.
     """
 
     egress: str = PUBLIC
@@ -85,6 +86,7 @@ class Config:
     total_s: float = 20.0
     low_speed_bytes: int = 512
     low_speed_s: float = 5.0
+    max_unanswered: int = 10
     encode: Encode = field(default_factory=Encode)
     control: str = "data.commoncrawl.org"
     partitions: int = 256
@@ -100,6 +102,8 @@ class Config:
         check_partitions(self.partitions)
         if self.rate < 0 or self.per_domain < 1 or self.threads < 1:
             raise ConfigError("fetch: rate is 0 or more, per_domain and threads are 1 or more")
+        if self.max_unanswered < 0:
+            raise ConfigError(f"fetch.max_unanswered is {self.max_unanswered}; set it to 0 or more")
         if self.max_bytes < 1 or self.max_redirects < 0 or min(self.connect_s, self.total_s, self.low_speed_s) <= 0:
             raise ConfigError("fetch: max_bytes is 1 or more, max_redirects 0 or more, and seconds are over 0")
         if not self.agent.isascii() or not self.agent.isprintable() or not self.agent.strip():
@@ -172,7 +176,7 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
 
 def dead(domains: list[str], reasons: np.ndarray[Any, np.dtype[np.uint16]]) -> bool:
     """Whether most requests to many domains found no name or no connection: it may be us."""
-    lost = np.isin(reasons, [int(Reason.DNS), int(Reason.CONNECT)])
+    lost = np.isin(reasons, [int(Reason.DNS), int(Reason.CONNECT), int(Reason.DOMAIN_DOWN)])
     return len(set(domains)) >= OUTAGE_DOMAINS and 2 * int(lost.sum()) > len(reasons)
 
 
@@ -207,7 +211,8 @@ def _outcomes(rows: pa.Table, url_ids: ids.Ids, config: Config, results: Results
         "deviation": results.deviations,
         "num_bytes": results.num_bytes,
         "format": results.formats,
-        "tries": np.minimum(rows["tries"].to_numpy().astype(np.int64) + 1, 254),  # 255 says something else
+        # what was not asked is no try; 255 says something else
+        "tries": np.minimum(rows["tries"].to_numpy() + (results.reasons != Reason.DOMAIN_DOWN).astype(np.int64), 254),
         "row": places,
     }
     arrays = [

@@ -1,4 +1,5 @@
-"""How often one domain is asked: never more than so many requests at a time, and never closer than the rate.
+"""How often one domain is asked: never more than so many requests at a time, never closer than the rate, and no more
+once it has not answered so many times in a row.
 
 A domain is never in two units in flight, so what holds inside a unit holds for the whole cluster. Time is pace here
 and nothing else: a request waits for its turn however long, and no outcome depends on the wait.
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.ids import Ids
+from pipelines.reasons import Reason
 
 
 def interleave(domains: Sequence[str], url_ids: Ids) -> npt.NDArray[np.intp]:
@@ -38,6 +40,32 @@ def interleave(domains: Sequence[str], url_ids: Ids) -> npt.NDArray[np.intp]:
     start = tails[first].astype(np.float64) / 2.0**64
     places = (rank + start[inverse]) / sizes[inverse]
     return np.lexsort((np.arange(num), places))
+
+
+# What a server says or leaves unsaid when it cannot be asked now.
+UNANSWERED = frozenset((Reason.DNS, Reason.CONNECT, Reason.TIMEOUT, Reason.HTTP_BUSY, Reason.HTTP_SERVER))
+
+
+class Breaker:
+    """Which domains are not asked any more: those with `most` requests in a row that were not answered (0: none).
+
+    A dead server would hold a unit for hours, at seconds a request, and a busy one asks to be left alone.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._in_a_row: dict[str, int] = {}
+
+    def down(self, domain: str) -> bool:
+        """Whether the domain is given up, for this unit."""
+        with self._lock:
+            return bool(self._most) and self._in_a_row.get(domain, 0) >= self._most
+
+    def note(self, domain: str, reason: Reason) -> None:
+        """What came of a request."""
+        with self._lock:
+            self._in_a_row[domain] = self._in_a_row.get(domain, 0) + 1 if reason in UNANSWERED else 0
 
 
 class Turns:

@@ -28,7 +28,7 @@ from pipelines.fetch import LOOPBACK, Config, server
 from pipelines.fetch.egress import Egress, Loopback, Public
 from pipelines.fetch.lines import Lines
 from pipelines.fetch.network import Answer, Line, Policy, ask
-from pipelines.fetch.polite import Turns, interleave
+from pipelines.fetch.polite import Breaker, Turns, interleave
 from pipelines.fetch.results import Results
 from pipelines.images import Measured
 from pipelines.images.decode import measure
@@ -51,6 +51,7 @@ class Shard:
         self._work = work
         self._lines = Lines(policy)
         self._turns = Turns(policy.config.rate, policy.config.per_domain)
+        self._breaker = Breaker(policy.config.max_unanswered)
         self._measured: tuple[Measured, bytes, int] | None = None
 
     def seam_fetch(self, row: tuple[int, str]) -> tuple[int, Stream | None, str | None]:
@@ -102,8 +103,15 @@ class Shard:
     def _ask(self, place: int, url: str) -> Answer:
         # whatever else must be known before a request (what a host allows, say) is asked inside the turn
         domain = self.domains[place]
-        with self._turns.turn(domain), self._lines.lend(domain) as line:
-            return ask(url, line, self.policy.config)
+        if self._breaker.down(domain):
+            return Answer(reason=Reason.DOMAIN_DOWN, at=time.time())
+        with self._turns.turn(domain):
+            if self._breaker.down(domain):  # meanwhile
+                return Answer(reason=Reason.DOMAIN_DOWN, at=time.time())
+            with self._lines.lend(domain) as line:
+                answer = ask(url, line, self.policy.config)
+            self._breaker.note(domain, answer.reason)
+            return answer
 
     def _measure(self, stream: Stream) -> tuple[Measured, bytes, int]:
         body = stream.read()

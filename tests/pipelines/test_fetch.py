@@ -237,6 +237,31 @@ def test_a_domain_is_asked_by_two_at_most(tmp_path: Path) -> None:
     assert most == {"a.test": 2, "b.test": 2}
 
 
+@pytest.mark.parametrize("play", [says(503), says(429, "Retry-After: 60"), sends(then="close")])
+def test_a_domain_that_does_not_answer_is_left_alone(tmp_path: Path, play: Any) -> None:
+    """Five in a row and no more; the others go on, and what was not asked is no try."""
+    addresses = [f"http://{name}.test/{k}.jpg" for name in ("down", "up") for k in range(20)]
+    with Hostile(tmp_path, {"down.test": play, "up.test": says()}) as server:
+        config = on_loopback(server, tmp_path, max_unanswered=5, per_domain=1)
+        results, work = run(tmp_path / "work", config, listing(addresses, tries=1))
+        _, patient = run(tmp_path / "patient", on_loopback(server, tmp_path, max_unanswered=0), listing(addresses))
+    rows = by_address(results["outcomes"], addresses)
+    skipped = [row for row in rows.values() if row["reason"] == Reason.DOMAIN_DOWN]
+    assert work.counts["domain_down"] == len(skipped) == 15 and work.counts["kept"] == 20
+    assert {row["tries"] for row in skipped} == {1} and {row["tries"] for row in rows.values()} == {1, 2}
+    assert Reason.DOMAIN_DOWN in PASSING
+    assert "domain_down" not in patient.counts and patient.counts["kept"] == 20
+
+
+def test_an_answer_in_between_keeps_a_domain(tmp_path: Path) -> None:
+    breaker = polite.Breaker(3)
+    for reason in (Reason.TIMEOUT, Reason.TIMEOUT, Reason.HTTP_GONE, Reason.DNS, Reason.HTTP_BUSY):
+        breaker.note("a.test", reason)
+        assert not breaker.down("a.test")
+    breaker.note("a.test", Reason.CONNECT)
+    assert breaker.down("a.test") and not breaker.down("b.test")
+
+
 def test_requests_to_a_domain_keep_their_distance() -> None:
     turns, starts = polite.Turns(100.0, 4), []
 
