@@ -549,3 +549,16 @@ def test_another_choice_asks_only_for_what_is_new(small_web: SmallWeb, ingested:
     images = {url for url in asked if not url.endswith("/robots.txt")}
     assert images == set().union(*every.asked) - set().union(*truth.asked) and images
     assert differences(every.documents, found_documents(ledger, recipe), ingested.truth) == []
+
+
+@pytest.mark.s3
+def test_a_bucket_holds_what_a_folder_holds(small_web: SmallWeb, s3: str, tmp_path: Path) -> None:
+    """Range reads, sidecars and leases of the image half on an object store."""
+    found = []
+    for url in (s3, str(tmp_path)):
+        ledger, recipe = Ledger(url), small_web.recipe()
+        ledger.check(create=True)
+        inline(ledger, recipe, crawl_units(small_web.folder, FIRST, ledger)[:1])
+        assert any(row["num_images"] > 1 for row in rows(ledger, recipe, "assemble", "curated"))
+        found.append(sums(ledger, recipe))
+    assert found[0] == found[1]
