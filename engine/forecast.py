@@ -67,9 +67,8 @@ def plan(recipe: Recipe, ledger: Ledger, units: Sequence[Unit], workers: int = 0
         missing = str(error)
     ours = ledger.check(create=False)
     if ours:
-        for step in recipe.steps:
-            if step.stage.binds:
-                ledger.check_bound(step.stage.name, step.stage.binds)
+        for bound, word in recipe.bindings.items():
+            ledger.check_bound(bound, word)
     ids = [unit.id for unit in units]
     stages = []
     for step in recipe.maps:

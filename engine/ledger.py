@@ -8,6 +8,7 @@
     <root>/<stage key>/generations/<n>.json             create-only; what generation n of a barrier stage reads
     <root>/<stage key>/published/<n>.json               create-only; "published" with its manifests, or "abandoned"
     <root>/manifests/<digest>.parquet                   a frozen list of the commits of one stage
+    <root>/bound/<name>.json                            create-only; what the store is bound to, as its kind of egress
     <root>/runs/<time>-<id>.json, .end.json             who ran what, and what came of it
 
 A crash leaves garbage, never a lie; nothing here deletes.
@@ -210,7 +211,7 @@ class Ledger:
     def check_bound(self, name: str, word: str) -> None:
         """ConfigError if the store is bound to another word under this name."""
         path = f"bound/{name}.json"
-        found = json.loads(self.store.get(path)).get(name) if self.store.exists(path) else word
+        found = self._fields(path, name)[0] if self.store.exists(path) else word
         if found != word:
             raise ConfigError(
                 f"{self.store.url} belongs to runs with {name} {found!r}, and this one has {word!r}: what the two "
@@ -345,8 +346,16 @@ class Ledger:
     def _volatile(self, key: str) -> set[str]:
         """Names of a stage's outputs that no two runs agree on, from its description."""
         path = f"{key}/stage.json"
-        outputs = json.loads(self.store.get(path))["outputs"] if self.store.exists(path) else []
+        (outputs,) = self._fields(path, "outputs") if self.store.exists(path) else ([],)
         return {output["name"] for output in outputs if output.get("volatile")}
+
+    def _fields(self, path: str, *names: str) -> list[Any]:
+        """Fields of a JSON object of ours; StoreError if it is not one or lacks them."""
+        try:
+            body = json.loads(self.store.get(path))
+            return [body[name] for name in names]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{path} is not readable ({error}); run `kosmos verify`") from None
 
     def manifest(self, mark: str) -> list[Commit]:
         """The frozen commits behind a digest (files only, no counts), by unit id; ConfigError if there is none."""
@@ -383,11 +392,8 @@ class Ledger:
         return {int(_unit(head.path)): self._settlement(head.path) for head in heads}
 
     def _settlement(self, path: str) -> dict[str, Any]:
-        try:
-            raw = json.loads(self.store.get(path))
-            return {"state": str(raw["state"]), "manifest": str(raw["manifest"])}
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{path} is not readable ({error}); run `kosmos verify`") from None
+        state, manifest = self._fields(path, "state", "manifest")
+        return {"state": str(state), "manifest": str(manifest)}
 
     def settle(self, key: str, number: int, state: str, manifest: str = "") -> str:
         """Publish or abandon a generation; the state that holds (another driver may have settled it before)."""

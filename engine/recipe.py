@@ -81,6 +81,11 @@ class Recipe:
         """The barrier steps."""
         return tuple(step for step in self.steps if step.stage.barrier)
 
+    @property
+    def bindings(self) -> dict[str, str]:
+        """What a store is bound to by each stage that binds it."""
+        return {step.stage.name: step.stage.binds for step in self.steps if step.stage.binds}
+
     def stage(self, name: str) -> Stage:
         """The stage of that name (or key); ConfigError with the names that there are."""
         for step in self.steps:

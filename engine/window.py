@@ -237,9 +237,8 @@ def run(
     options, drain = options or Options(), drain or Drain()
     check(recipe, ledger, options.only)
     ledger.check(create=True)
-    for step in recipe.steps:
-        if step.stage.binds:
-            ledger.bind(step.stage.name, step.stage.binds)
+    for bound, word in recipe.bindings.items():
+        ledger.bind(bound, word)
     reports: list[StageReport] = []
     name = ledger.tell(recipe.name, options.settings)
 
@@ -276,6 +275,5 @@ def check(recipe: Recipe, ledger: Ledger, only: str = "") -> None:
     if not only or recipe.stage(only).recorded:
         recipe.ready()
     if ledger.check(create=False):
-        for step in recipe.steps:
-            if step.stage.binds:
-                ledger.check_bound(step.stage.name, step.stage.binds)
+        for bound, word in recipe.bindings.items():
+            ledger.check_bound(bound, word)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -52,10 +53,11 @@ def demo(folder: str, workers: int = 0, as_json: bool = False) -> int:
     with Server(site, site.corpus, serving=root / "serving.json") as server, connect(workers or None):
         console.print(f"Its images are served at https://127.0.0.1:{server.port}, whatever the host", highlight=False)
         recipe = interleaved(override(small(), settings(server)))
-        given = " ".join(f"--set {setting}" for setting in settings(server))
+        given = [word for setting in settings(server) for word in ("--set", setting)]
         for crawl in smallweb.CRAWLS:
-            words = f"kosmos run interleaved --small --crawl {crawl} --mirror {web} --store {store} {given}"
-            console.print(Text(f"\n$ {words}", "bold"), soft_wrap=True)
+            words = ["kosmos", "run", "interleaved", "--small", "--crawl", crawl, "--mirror", str(web)]
+            words += ["--store", str(store), *given]
+            console.print(Text(f"\n$ {shlex.join(words)}", "bold"), soft_wrap=True)
             units = snapshot.units(snapshot.Inputs(crawl=crawl, mirror=str(web)), ledger)
             options = Options(settings=("--small", *settings(server)))
             reports = drive(recipe, ledger, units, options, as_json=as_json)
@@ -66,7 +68,8 @@ def demo(folder: str, workers: int = 0, as_json: bool = False) -> int:
         return 0 if complete else 1
     show.status(found, as_json=False)
     # `make demo` runs it from an environment that is not activated
-    kosmos = "kosmos" if shutil.which("kosmos") else sys.argv[0]
+    kosmos = "kosmos" if shutil.which("kosmos") else shlex.quote(sys.argv[0])
+    place = shlex.quote(str(store))
     fates = smallweb.expected_dedupe(truth, [set(truth.files(crawl)) for crawl in smallweb.CRAWLS])
     duplicate = next(r for r in truth.kept() if r.images and fates[r.key].reason == "near_duplicate")
     kept = next(record.url for record in truth.kept() if record.images > 1)
@@ -74,10 +77,10 @@ def demo(folder: str, workers: int = 0, as_json: bool = False) -> int:
         Text(
             f"\nThe curated shards: {shards(recipe, ledger)}\n"
             "Every row above is a file in the store; nothing was dropped without a counted reason. Try next:\n"
-            f"  {kosmos} why {duplicate.url} --store {store}\n"
-            f"  {kosmos} why {kept} --store {store}\n"
-            f"  {kosmos} verify interleaved --store {store}\n"
-            f"  {kosmos} freeze assemble --store {store}    # the digest of the shards, for training\n"
+            f"  {kosmos} why {duplicate.url} --store {place}\n"
+            f"  {kosmos} why {kept} --store {place}\n"
+            f"  {kosmos} verify interleaved --store {place}\n"
+            f"  {kosmos} freeze assemble --store {place}    # the digest of the shards, for training\n"
             f"  {kosmos} run interleaved --crawl CC-MAIN-2024-22 --limit 2 --set fetch.contact=https://YOUR.SITE/bot"
             "    # two real WARC files, 1 GB each"
         ),

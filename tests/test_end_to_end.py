@@ -54,6 +54,11 @@ class Ingested:
     def files(self, crawl: str) -> set[str]:
         return set(self.truth.files(crawl))
 
+    def copied(self, folder: Path) -> Ledger:
+        """Another store with the same in it, which a test may add to."""
+        shutil.copytree(self.ledger.store.url.removeprefix("file://"), folder / "store")
+        return Ledger(str(folder / "store"))
+
 
 @pytest.fixture(scope="module")
 def ingested(small_web: SmallWeb, ray_session: Any, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
@@ -265,8 +270,7 @@ def test_why_tells_of_every_reason(ingested: Ingested) -> None:
 
 @pytest.mark.ray
 def test_thresholds_move_without_parsing_again(small_web: SmallWeb, ingested: Ingested, tmp_path: Path) -> None:
-    shutil.copytree(ingested.ledger.store.url.removeprefix("file://"), tmp_path / "store")
-    ledger = Ledger(str(tmp_path / "store"))
+    ledger = ingested.copied(tmp_path)
     recipe = small_web.recipe("judge.min_words=150")
     reports = inline(ledger, recipe, crawl_units(ingested.web, FIRST, ledger), only="judge")
     assert [(report.stage, report.committed) for report in reports] == [("judge", 4)]
@@ -522,8 +526,7 @@ def _file(ingested: Ingested, path: str) -> File:
 @pytest.mark.ray
 def test_the_image_gate_moves_without_asking_again(small_web: SmallWeb, ingested: Ingested, tmp_path: Path) -> None:
     """Another bound on the aspect, another coin: the same answers, other shards, and not one request."""
-    shutil.copytree(ingested.ledger.store.url.removeprefix("file://"), tmp_path / "store")
-    ledger = Ledger(str(tmp_path / "store"))
+    ledger = ingested.copied(tmp_path)
     before = small_web.server.requests
     recipe = small_web.recipe("images.max_aspect=20")
     inline(ledger, recipe, crawl_units(ingested.web, SECOND, ledger))
@@ -537,8 +540,7 @@ def test_the_image_gate_moves_without_asking_again(small_web: SmallWeb, ingested
 
 @pytest.mark.ray
 def test_another_choice_asks_only_for_what_is_new(small_web: SmallWeb, ingested: Ingested, tmp_path: Path) -> None:
-    shutil.copytree(ingested.ledger.store.url.removeprefix("file://"), tmp_path / "store")
-    ledger = Ledger(str(tmp_path / "store"))
+    ledger = ingested.copied(tmp_path)
     before = small_web.server.requests
     recipe = small_web.recipe("select.choice.coin.keep_single=1")
     inline(ledger, recipe, crawl_units(ingested.web, SECOND, ledger))

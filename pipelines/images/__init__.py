@@ -47,11 +47,11 @@ class Encode:
 
     def __post_init__(self) -> None:
         if self.short_side < 8 or not 1 <= self.quality <= 100:
-            raise ConfigError("images.encode: short_side is 8 or more, quality 1-100")
+            raise ConfigError("fetch.encode: short_side is 8 or more, quality 1-100")
         if not 1 <= self.max_pixels <= MOST_PIXELS:
-            raise ConfigError(f"images.encode.max_pixels is {self.max_pixels}; set it to 1-{MOST_PIXELS}")
+            raise ConfigError(f"fetch.encode.max_pixels is {self.max_pixels}; set it to 1-{MOST_PIXELS}")
         if not 1 <= self.min_side <= self.max_side or self.max_aspect < 1:
-            raise ConfigError("images.encode: 1 <= min_side <= max_side, max_aspect 1 or more")
+            raise ConfigError("fetch.encode: 1 <= min_side <= max_side, max_aspect 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +65,7 @@ class Gate:
 
     def __post_init__(self) -> None:
         if self.min_side > self.max_side or self.max_aspect < 1:
-            raise ConfigError("images.gate: min_side <= max_side, max_aspect 1 or more")
+            raise ConfigError("images: min_side <= max_side, max_aspect 1 or more")
 
 
 def kosmos1() -> Gate:

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import json
 import mimetypes
+import shlex
 import signal
 import socket
 import socketserver
@@ -324,7 +325,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Server(site, serving=given.serving) as server:
-            print(" ".join(f"--set {setting}" for setting in settings(server)), flush=True)
+            print(shlex.join(word for setting in settings(server) for word in ("--set", setting)), flush=True)
             threading.Event().wait()
     except KeyboardInterrupt:
         return 0

@@ -242,3 +242,12 @@ def test_a_stage_says_what_it_is(ledger: Ledger) -> None:
     ledger.open(stage)
     body = json.loads(ledger.store.get(f"{stage.key}/stage.json"))
     assert body["config"] == {"partitions": 2, "factor": 3} and body["name"] == "numbers" and "code" in body
+
+
+def test_objects_that_are_no_longer_ours_are_a_sentence(ledger: Ledger) -> None:
+    ledger.bind("network", "one")
+    ledger.store.put("bound/network.json", b"{")
+    ledger.store.put(f"{KEY}/stage.json", b"[]")
+    for broken in (lambda: ledger.bind("network", "one"), lambda: ledger.freeze(KEY)):
+        with pytest.raises(StoreError, match="kosmos verify"):
+            broken()
