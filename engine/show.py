@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,7 @@ def reports(found: Sequence[StageReport], recipe: str, store: str, as_json: bool
         print(json.dumps({"event": "report", "stages": [dataclasses.asdict(report) for report in found]}), flush=True)
         return
     console = _console()
+    store = shlex.quote(store)  # it stands in commands to paste
     table = _table("stage", "generation", "units", "found", "committed", "shared", "failed", "rows", "seconds")
     for report in found:
         table.add_row(
