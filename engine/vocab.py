@@ -14,6 +14,7 @@ BOS, PAD, EOS, UNK = 0, 1, 2, 3
 CONTROLS = 3  # <unk>, <s>, </s>: SentencePiece ids 0-2, which have ids of their own here
 IMAGE_SLOTS = 64  # soft tokens an image
 KOSMOS_PIECES = 64_000
+STREAMS = ("text", "caption", "interleaved")  # kinds of training rows, each with a number of rows in every update
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -126,8 +126,10 @@ class OutputWriter:
         whole = pa.concat_tables([ipc.open_file(pa.memory_map(str(path))).read_all() for path in self._runs])
         # keys in memory, payload from the mapped runs a piece at a time; stable, so the runs' order breaks ties
         order = pc.sort_indices(whole.select(self._keys), sort_keys=[(key, "ascending") for key in self._keys])
-        for start in range(0, len(order), 1 << 16):
-            yield whole.take(order.slice(start, 1 << 16))
+        # rows with images are large, and what is taken stands in memory
+        step = max(1, min(1 << 16, self._spill_bytes // 4 * whole.num_rows // max(1, whole.nbytes)))
+        for start in range(0, len(order), step):
+            yield whole.take(order.slice(start, step))
 
     def _finish_sorted(self) -> None:
         pieces = self._sorted()

@@ -112,6 +112,12 @@ class Reason(IntEnum):
         220  # the same bytes or the same perceptual hash in more documents than the bound; value = documents
     )
     IMAGE_REPEATED_HERE = 221  # likewise, earlier in the document
+    # what could be a training row
+    PART_WITHOUT_IMAGE = 230  # a part of a document over the length, left without an image; value = its tokens
+    CAPTION_NONE = 231  # an image without alternative text and caption
+    CAPTION_SHORT = 232  # fewer characters or words than the bound; value = words
+    CAPTION_LONG = 233  # more words than the bound; value = words
+    CAPTION_NAME = 234  # a file name or an address
 
     @property
     def word(self) -> str:
