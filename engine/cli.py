@@ -8,10 +8,11 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigError, KosmosError
+from engine.parser import parser
 
 if TYPE_CHECKING:
     from engine.ledger import Ledger
@@ -22,7 +23,9 @@ RECIPES = {"interleaved": ("pipelines.kosmos:interleaved", "pipelines.kosmos:Int
 WHY = "pipelines.explain:why"
 DEMO = "pipelines.demo:demo"
 INPUTS = "pipelines.snapshot:Inputs"
-STORE = "kosmos-store"
+TRAININGS = {"tiny": "trainer.config:tiny", "kosmos1": "trainer.config:kosmos1"}
+TRAIN = "trainer.launch:train"
+GENERATE = "trainer.write:generate"
 SMALL = "--small"
 
 
@@ -34,9 +37,9 @@ def resolve(name: str) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 ok, 1 some units failed, 2 usage, 3 stopped, 130 interrupted and resumable."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser(tuple(RECIPES), tuple(TRAININGS)).parse_args(argv)
     try:
-        code: int = arguments.call(arguments)
+        code: int = VERBS[arguments.verb](arguments)
         return code
     except KosmosError as error:
         if getattr(arguments, "json", False):
@@ -50,162 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader of our output has gone (head, less): not a fault
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kosmos",
-        description="From Common Crawl to curated training data: every command resumes, nothing is dropped uncounted.",
-        epilog="Start with: kosmos demo",
-    )
-    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def verb(name: str, call: Callable[[argparse.Namespace], int], text: str, example: str) -> argparse.ArgumentParser:
-        command = verbs.add_parser(
-            name,
-            help=text,
-            description=text[0].upper() + text[1:] + ".",
-            epilog=f"example: {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.set_defaults(call=call)
-        command.add_argument("--json", action="store_true", help="print JSON, one object a line, for programs")
-        return command
-
-    demo = verb("demo", _demo, "the whole job on a bundled crawl, on this machine", "kosmos demo --dir kosmos-demo")
-    demo.add_argument("--dir", default="kosmos-demo", help="where the crawl and the store go (default: kosmos-demo)")
-    demo.add_argument("--workers", type=int, default=0, help="units at once (default: the cores of this machine)")
-
-    plan = verb(
-        "plan",
-        _plan,
-        "what a run would do and cost; starts nothing, writes nothing",
-        "kosmos plan interleaved --input 'crawl/*.warc.gz'",
-    )
-    _recipe_arguments(plan, looks=False)
-    _input_arguments(plan)
-    plan.add_argument("--workers", type=int, default=0, help="cores to reckon with (default: this machine's)")
-
-    run = verb(
-        "run",
-        _run,
-        "run a recipe; always resumes, Ctrl-C once drains",
-        "kosmos run interleaved --crawl CC-MAIN-2024-22 --limit 10 --store s3://bucket/kosmos",
-    )
-    _recipe_arguments(run, looks=False)
-    _input_arguments(run)
-    run.add_argument("--only", default="", metavar="STAGE", help="run this stage only")
-    run.add_argument("--retry-failed", action="store_true", help="try quarantined units again")
-    run.add_argument(
-        "--max-failed",
-        type=float,
-        default=0.01,
-        metavar="SHARE",
-        help="share of a stage's units that may fail before the run stops; three always may (default: 0.01)",
-    )
-    run.add_argument(
-        "--workers", type=int, default=0, help="units at once on an embedded Ray (default: the cores of this machine)"
-    )
-    run.add_argument("--scratch", default="", metavar="DIR", help="folder on a fast local disk (default: the system's)")
-    run.add_argument(
-        "--timeout",
-        type=float,
-        default=3600.0,
-        metavar="SECONDS",
-        help="watchdog: a unit that takes longer fails (default: 3600)",
-    )
-
-    status = verb(
-        "status",
-        _status,
-        "what a store holds: units, generations, and the funnel with every reason",
-        "kosmos status interleaved --store s3://bucket/kosmos",
-    )
-    _recipe_arguments(status)
-
-    why = verb(
-        "why",
-        _why,
-        "what became of a page, a document or a unit, and which value decided",
-        "kosmos why https://garden.example/roses --store kosmos-store",
-    )
-    why.add_argument("query", metavar="URL|DOC|UNIT", help="an address, a doc_id (32 hex digits) or a unit id")
-    _recipe_arguments(why, positional=False)
-
-    freeze = verb(
-        "freeze", _freeze, "print a manifest digest: the frozen list of a stage's commits", "kosmos freeze decide"
-    )
-    freeze.add_argument("stage", metavar="STAGE", help="a stage of the recipe")
-    freeze.add_argument(
-        "--generation", type=int, default=0, metavar="N", help="of a barrier stage (default: the newest published)"
-    )
-    _recipe_arguments(freeze, positional=False)
-
-    verify = verb(
-        "verify",
-        _verify,
-        "check every file against its sums and compute a sample of units again",
-        "kosmos verify interleaved --sample 2",
-    )
-    _recipe_arguments(verify)
-    verify.add_argument(
-        "--sample", type=int, default=2, metavar="N", help="units a stage to compute again (default: 2)"
-    )
-    verify.add_argument("--only", default="", metavar="STAGE", help="this stage only")
-    verify.add_argument("--scratch", default="", metavar="DIR", help="folder on a local disk")
-
-    gc = verb("gc", _gc, "remove data that no commit names and that is older than a day", "kosmos gc --dry-run")
-    gc.add_argument("--store", default=STORE, metavar="URL", help=f"the store (default: {STORE})")
-    gc.add_argument(
-        "--older-than", type=float, default=24.0, metavar="HOURS", help="by the store's clock (default: 24)"
-    )
-    gc.add_argument("--dry-run", action="store_true", help="count only")
-
-    abandon = verb(
-        "abandon", _abandon, "give up the open generation: its inputs join the next one", "kosmos abandon interleaved"
-    )
-    _recipe_arguments(abandon)
-    return parser
-
-
-def _recipe_arguments(command: argparse.ArgumentParser, positional: bool = True, looks: bool = True) -> None:
-    name = "recipe" if positional else "--recipe"
-    options: dict[str, Any] = {"nargs": "?"} if positional else {}
-    command.add_argument(
-        name,
-        default="interleaved",
-        metavar="RECIPE",
-        help=f"one of {', '.join(RECIPES)} (default: interleaved)",
-        **options,
-    )
-    command.add_argument(
-        "--store",
-        default=STORE,
-        metavar="URL",
-        help=f"folder, file://, s3://, gs:// or az:// address (default: {STORE})",
-    )
-    command.add_argument(
-        "--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", dest="settings", help="change one setting"
-    )
-    command.add_argument("--small", action="store_true", help="the recipe's variant for a laptop")
-    command.add_argument("--show", action="store_true", help="print the resolved settings and stage keys, and stop")
-    command.set_defaults(looks=looks)
-
-
-def _input_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--crawl", default="", metavar="NAME", help="a Common Crawl snapshot, as CC-MAIN-2024-22")
-    command.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        metavar="GLOB",
-        dest="inputs",
-        help="WARC files: a glob, a folder, an address, or @FILE with one a line; may be repeated",
-    )
-    command.add_argument(
-        "--mirror", default="", metavar="URL", help="where crawls are read from (default: https://data.commoncrawl.org)"
-    )
-    command.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N WARC files")
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:
@@ -361,6 +208,54 @@ def _abandon(arguments: argparse.Namespace) -> int:
     print(json.dumps({"abandoned": number}) if arguments.json else text)
     return 0
 
+
+def _train(arguments: argparse.Namespace) -> int:
+    from engine.config import lines, override
+
+    if arguments.recipe not in TRAININGS:
+        raise ConfigError(f"no training recipe {arguments.recipe!r}; there is {', '.join(TRAININGS)}")
+    config = override(resolve(TRAININGS[arguments.recipe])(), arguments.settings)
+    if arguments.show:
+        print(json.dumps(dataclasses.asdict(config)) if arguments.json else "\n".join(lines(config)))
+        return 0
+    workers = arguments.workers
+    if workers < 0:
+        workers = 1 if os.environ.get("RAY_ADDRESS") else 0
+    code: int = resolve(TRAIN)(
+        config,
+        arguments.digests,
+        arguments.store,
+        arguments.out,
+        updates=arguments.updates,
+        workers=workers,
+        as_json=arguments.json,
+        extend=arguments.extend,
+        union=arguments.union,
+    )
+    return code
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    words = resolve(GENERATE)(arguments.run, arguments.images, arguments.prompt, arguments.max_tokens)
+    print(
+        json.dumps({"images": arguments.images, "prompt": arguments.prompt, "text": words}) if arguments.json else words
+    )
+    return 0
+
+
+VERBS = {
+    "demo": _demo,
+    "plan": _plan,
+    "run": _run,
+    "status": _status,
+    "why": _why,
+    "freeze": _freeze,
+    "verify": _verify,
+    "gc": _gc,
+    "abandon": _abandon,
+    "train": _train,
+    "generate": _generate,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

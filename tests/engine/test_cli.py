@@ -22,7 +22,7 @@ from pipelines.kosmos import interleaved, small
 from pipelines.smallweb import CRAWLS, Truth
 from tests.conftest import SmallWeb
 
-VERBS = ("demo", "plan", "run", "status", "why", "freeze", "verify", "gc", "abandon")
+VERBS = ("demo", "plan", "run", "status", "why", "freeze", "verify", "gc", "abandon", "train", "generate")
 
 
 @pytest.fixture(scope="module")
