@@ -235,19 +235,20 @@ def _state(settled: dict[int, dict[str, str]], number: int) -> str:
     return settled[number]["state"] if number in settled else ""
 
 
-def frozen(recipe: Recipe, ledger: Ledger, name: str, number: int = 0) -> str:
-    """The manifest digest of a stage: of all its commits if it is a map stage, else of a published generation."""
+def frozen(recipe: Recipe, ledger: Ledger, name: str, number: int = 0) -> list[str]:
+    """The manifest digests of a stage: of all commits of a map stage, else of each published generation, oldest first;
+    with a number of that generation alone."""
     if not ledger.check(create=False):
         raise ConfigError(f"{ledger.store.url} is empty; run `kosmos run {recipe.name}` first")
     stage = recipe.stage(name)
     if not stage.barrier:
         if number:
             raise ConfigError(f"{name} has no generations; leave --generation out")
-        return ledger.freeze(stage.key)
+        return [ledger.freeze(stage.key)]
     settled = ledger.settled(stage.key)
     standing = sorted(settled) if stage.own_series else Chain(recipe, ledger).standing()
-    published = [n for n in standing if _state(settled, n) == PUBLISHED]
+    published = {n: str(settled[n]["manifest"]) for n in standing if _state(settled, n) == PUBLISHED}
     if not published or (number and number not in published):
         which = f"generation {number} of {name} is not" if number else f"no generation of {name} is"
         raise ConfigError(f"{which} published; `kosmos status {recipe.name}` shows them")
-    return str(settled[number or published[-1]]["manifest"])
+    return [published[number]] if number else list(published.values())

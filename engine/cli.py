@@ -25,7 +25,7 @@ DEMO = "pipelines.demo:demo"
 INPUTS = "pipelines.snapshot:Inputs"
 TRAININGS = {"tiny": "trainer.config:tiny", "kosmos1": "trainer.config:kosmos1"}
 TRAIN = "trainer.launch:train"
-GENERATE = "trainer.write:generate"
+GENERATE = "trainer.answer:answer"
 SMALL = "--small"
 
 
@@ -171,8 +171,14 @@ def _why(arguments: argparse.Namespace) -> int:
 def _freeze(arguments: argparse.Namespace) -> int:
     from engine.chain import frozen
 
-    digest = frozen(_recipe(arguments), _ledger(arguments), arguments.stage, arguments.generation)
-    print(json.dumps({"stage": arguments.stage, "manifest": digest}) if arguments.json else digest)
+    digests = frozen(_recipe(arguments), _ledger(arguments), arguments.stage, arguments.generation)
+    if not arguments.all:
+        digests = digests[-1:]
+    if arguments.json:
+        newest = {"manifest": digests[-1]}
+        print(json.dumps({"stage": arguments.stage, **({"manifests": digests} if arguments.all else newest)}))
+    else:
+        print("\n".join(digests))
     return 0
 
 

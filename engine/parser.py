@@ -92,6 +92,7 @@ def parser(recipes: Sequence[str], trainings: Sequence[str]) -> argparse.Argumen
     freeze.add_argument(
         "--generation", type=int, default=0, metavar="N", help="of a barrier stage (default: the newest published)"
     )
+    freeze.add_argument("--all", action="store_true", help="of every published generation, one a line")
     _recipe_arguments(freeze, recipes, positional=False)
 
     verify = verb(
@@ -123,9 +124,14 @@ def _training_verbs(verb: Callable[[str, str, str], argparse.ArgumentParser], tr
     train = verb(
         "train",
         "train a model on frozen training shards; always resumes, Ctrl-C once writes a checkpoint",
-        "kosmos train $(kosmos freeze pack) --recipe tiny --updates 100 --out kosmos-run",
+        "kosmos train $(kosmos freeze pack --all) --recipe tiny --updates 100 --out kosmos-run",
     )
-    train.add_argument("digests", nargs="*", metavar="DIGEST", help="manifests of training rows: `kosmos freeze pack`")
+    train.add_argument(
+        "digests",
+        nargs="*",
+        metavar="DIGEST",
+        help="manifests of training rows, as `kosmos freeze pack --all` prints them",
+    )
     train.add_argument("--store", default=STORE, metavar="URL", help=f"the store of the shards (default: {STORE})")
     train.add_argument("--recipe", default="tiny", help=f"one of {', '.join(trainings)} (default: tiny)")
     train.add_argument(

@@ -133,10 +133,16 @@ def _apart(recipe: Recipe, names: tuple[str, ...], stages: list[StageStatus]) ->
     found = {}
     for stage in stages:
         if stage.stage in names:
-            counts = {
-                reason.partition(SIDE)[2] or reason: num
+            beside = {
+                reason: num
                 for reason, num in stage.counts.items()
                 if SIDE in reason or stage.stage not in recipe.funnel
+            }
+            # what all of a stage's names begin with says nothing under the title
+            one_kind = len({reason.partition(SIDE)[0] for reason in beside if SIDE in reason}) < 2
+            counts = {
+                (reason.partition(SIDE)[2] or reason) if one_kind else reason.replace(SIDE, " "): num
+                for reason, num in beside.items()
             }
             if counts:
                 found[stage.stage] = counts

@@ -1,4 +1,5 @@
-"""`why`, the image half: what became of a document and its images, and what a server said of an address."""
+"""`why`, the image half: what became of a document, its images and its training rows, and what a server said of an
+address."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from engine.arrow import stored_schema
 from engine.ledger import Commit, Ledger
 from engine.recipe import Recipe
 from engine.stage import Stage
+from engine.vocab import STREAMS
 from engine.work import read_parts, read_rows
 from pipelines import ids
 from pipelines.dedupe import BLOCK, MAX_ORDINAL, MAX_ROW
@@ -26,30 +28,48 @@ def document(recipe: Recipe, ledger: Ledger, extracted: Commit, where: str, doc:
     number, ordinal, row = doc >> 48, doc >> 24 & MAX_ORDINAL - 1, doc & MAX_ROW - 1
     block = ordinal // BLOCK
     select, assemble = recipe.stage("select"), recipe.stage("assemble")
-    chosen = _mine(ledger, select, number, block, "verdicts", doc)
+    chosen = mine(ledger, select, number, block, "verdicts", doc)
     if not chosen:
         yield Finding(where=where, stage="select", outcome="not yet", detail=f"kosmos run {recipe.name} goes on")
         return
     reason = Reason(chosen[0]["reason"])
     pages = read_rows(ledger.store, extracted.outputs["documents"], ("row", "images"))
-    mine = pages.filter(pc.equal(pages["row"], row)).to_pylist()
-    urls = [image["url"] for image in mine[0]["images"]] if mine else []
+    page = pages.filter(pc.equal(pages["row"], row)).to_pylist()
+    urls = [image["url"] for image in page[0]["images"]] if page else []
     for stage in (recipe.stage("refer"), select):
-        for fate in _mine(ledger, stage, number, block, "refused", doc):
+        for fate in mine(ledger, stage, number, block, "refused", doc):
             yield _image(where, stage, fate, urls)
     what = f"{chosen[0]['value']:g} candidates" if reason == Reason.KEPT else _value(chosen[0]["value"])
     yield Finding(where=where, stage="select", outcome=reason.word, detail=what)
     if reason != Reason.KEPT:
         return
-    ended = _mine(ledger, assemble, number, block, "verdicts", doc)
+    ended = mine(ledger, assemble, number, block, "verdicts", doc)
     if not ended:
         yield Finding(where=where, stage="assemble", outcome="not yet", detail=f"kosmos run {recipe.name} goes on")
         return
-    for fate in _mine(ledger, assemble, number, block, "fates", doc):
+    fates = mine(ledger, assemble, number, block, "fates", doc)
+    for fate in fates:
         yield _image(where, assemble, fate, urls)
     reason = Reason(ended[0]["reason"])
     place = _place(ledger, assemble, number, block, doc) if reason == Reason.KEPT else _value(ended[0]["value"])
     yield Finding(where=where, stage="assemble", outcome=reason.word, detail=place)
+    if reason == Reason.KEPT:
+        shown = [urls[fate["image"]] for fate in fates if fate["reason"] == Reason.KEPT]
+        yield from _packed(recipe, ledger, number, block, doc, where, shown)
+
+
+def _packed(
+    recipe: Recipe, ledger: Ledger, number: int, block: int, doc: int, where: str, urls: list[str]
+) -> Iterator[Finding]:
+    """What became of a curated document's text and images; urls: of its images, in order."""
+    found = mine(ledger, recipe.stage("tokenise"), number, block, "verdicts", doc)
+    if not found:
+        yield Finding(where=where, stage="pack", outcome="not yet", detail=f"kosmos run {recipe.name} goes on")
+    for row in found:
+        stream, reason = STREAMS[row["stream"]], Reason(row["reason"])
+        which = f"{urls[row['index']]} " if stream == "caption" else ""
+        what = f"{row['value']:g} tokens" if reason == Reason.KEPT else _value(row["value"])
+        yield Finding(where=where, stage="pack", outcome=f"{stream} {reason.word}", detail=f"{which}{what}".strip())
 
 
 def _image(where: str, stage: Stage, fate: dict[str, Any], urls: list[str]) -> Finding:
@@ -84,7 +104,8 @@ def address(recipe: Recipe, ledger: Ledger, url: str) -> Iterator[Finding]:
         yield Finding(where=url, stage="select", outcome="counted", detail=documents)
 
 
-def _mine(ledger: Ledger, stage: Stage, number: int, part: int, output: str, doc: int) -> list[dict[str, Any]]:
+def mine(ledger: Ledger, stage: Stage, number: int, part: int, output: str, doc: int) -> list[dict[str, Any]]:
+    """Rows of a document in one output of one unit of a barrier stage; none if there is no such unit yet."""
     return _rows(ledger, stage, number, part, output, "doc", doc)
 
 

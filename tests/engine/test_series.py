@@ -147,7 +147,7 @@ def test_each_thing_is_asked_once_and_readers_see_all_of_it(memory: str) -> None
     assert ledger.generations(key) == [1, 2]
     second = ledger.generation(made.stage("reader").key, 2)
     assert second is not None and second.earlier("asked") == (1, 2)
-    manifests = [ledger.manifest(frozen(made, ledger, "asked", number)) for number in (1, 2)]
+    manifests = [ledger.manifest(frozen(made, ledger, "asked", number)[0]) for number in (1, 2)]
     units = [commit.unit for commits in manifests for commit in commits]
     assert len(units) == len(set(units)) and set(units) == ledger.committed(key)
 
@@ -220,7 +220,7 @@ def test_two_numbers_published_by_others_lose_nothing(memory: str) -> None:
             return super().settle(of, number, state, manifest)
 
     run(made, Racing(memory), stages.units(3), InlinePool(memory), Quiet(), Options())
-    published = [ledger.manifest(frozen(made, ledger, "asked", number)) for number in (1, 2, 3)]
+    published = [ledger.manifest(frozen(made, ledger, "asked", number)[0]) for number in (1, 2, 3)]
     assert [len(commits) > 0 for commits in published] == [True, False, True]
     assert set(seen(memory, made)) == set(_asked) and set(seen(memory, made).values()) == {1}
 
@@ -234,7 +234,7 @@ def test_what_is_volatile_names_nothing_that_follows(memory: str) -> None:
         go(url, stages.units(2), made)
         ledger = Ledger(url)
         units.append({step.stage.name: ledger.committed(step.stage.key) for step in made.steps})
-        marks.append([frozen(made, ledger, name) for name in ("asked", "reader", "index")])
+        marks.append([frozen(made, ledger, name)[-1] for name in ("asked", "reader", "index")])
         clocks = [commit.outputs["when"][0].sha256 for commit in ledger.commits(made.stage("asked").key)]
         marks[-1].append(clocks)
     assert units[0] == units[1] and marks[0][:3] == marks[1][:3]
