@@ -1,0 +1,59 @@
+"""Bytes of an image to the pixels that the tower takes, or None: the shorter side to `size`, bicubic, centre crop.
+
+The one place of the trainer where any exception is caught: whatever is wrong with an image, training goes on without it
+and counts it. Resizing is PyTorch's antialiased bicubic on uint8, which follows Pillow, the reference of CLIP; OpenCV's
+own bicubic has no antialiasing. OpenCV reads its pixel limit from the environment at import.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "40000000")
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+MOST_PIXELS = 40_000_000  # as many as curated images may have; also bounds what a narrow one becomes on resizing
+
+# The loader decodes an image a thread: threads inside one image would fight over the others' cores.
+cv2.setNumThreads(1)
+# A bad image is counted, not told in the log.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def decode(body: bytes | npt.NDArray[np.uint8], size: int = 224) -> torch.Tensor | None:
+    """Decode an image to uint8 RGB [3, size, size]; None if it cannot be decoded or passes the limit of pixels.
+
+    The sizes in between are those of torchvision's Resize and CenterCrop (longer side rounded down, margin rounded to
+    even), which trained CLIP.
+    """
+    try:
+        picture = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if picture is None:
+            return None
+        rows, columns = picture.shape[:2]
+        if size * size * max(rows, columns) > MOST_PIXELS * min(rows, columns):
+            return None
+        return _crop(_resize(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), size), size)
+    except Exception:  # whatever the bytes do to the decoder, it is the image's fault and not the run's
+        return None
+
+
+def _resize(picture: npt.NDArray[np.generic], size: int) -> torch.Tensor:
+    """[height, width, 3] to [3, height', width'] with the shorter side `size`."""
+    rows, columns = picture.shape[:2]
+    short = min(rows, columns)
+    target = (size * rows // short, size * columns // short)
+    pixels_CHW = torch.from_numpy(picture).permute(2, 0, 1)
+    if target == (rows, columns):
+        return pixels_CHW
+    return functional.interpolate(pixels_CHW[None], size=target, mode="bicubic", antialias=True)[0]
+
+
+def _crop(pixels_CHW: torch.Tensor, size: int) -> torch.Tensor:
+    top, left = (round((side - size) / 2) for side in pixels_CHW.shape[1:])
+    return pixels_CHW[:, top : top + size, left : left + size].contiguous()
