@@ -1,0 +1,59 @@
+"""`kosmos generate`: what the newest checkpoint of a run says to images and a text.
+
+The prompt is laid out as the training rows are: without a text, an image alone asks for its caption. Greedy decoding:
+the same run, image and prompt give the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from engine.errors import ConfigError
+from engine.vocab import EOS
+from trainer.checkpoints import Run
+from trainer.generate import greedy, prompt, unspoken
+from trainer.images import decode
+from trainer.model import Kosmos
+from trainer.words import Words
+
+MAX_IMAGE_BYTES = 64 << 20
+
+
+def answer(run: str, images: Sequence[str], text: str, max_tokens: int = 64) -> str:
+    """The words that follow the images and the text.
+
+    run: the address that `kosmos train` had as --out. images: local files. Raises ConfigError for a run without a
+    checkpoint, a file that is no image, a prompt that does not fit.
+    """
+    if max_tokens < 1:
+        raise ConfigError(f"--max-tokens is {max_tokens}; give it 1 or more")
+    if not images and not text.strip():
+        raise ConfigError("there is nothing to go on from; give --image FILE, --prompt TEXT, or both")
+    folder = Run(run)
+    described, checkpoint = folder.describe(), folder.latest()
+    if described is None or checkpoint is None:
+        raise ConfigError(f"{folder.place} holds no checkpoint; run `kosmos train DIGEST.. --out {run}` first")
+    size = described.config.model.tower.image_size
+    pixels = [_pixels(file, size) for file in images]
+    pixels_NCHW = torch.stack(pixels) if pixels else torch.zeros((0, 3, size, size), dtype=torch.uint8)
+    words = Words(folder.tokenizer(described))
+    model = Kosmos(described.config.model)
+    model.load_state_dict(folder.load(checkpoint, "model"))
+    tokens, slots_N2 = prompt(words.vocab, words.encode(text), len(images))
+    new = greedy(model, tokens, pixels_NCHW, slots_N2, max_tokens, EOS, unspoken(words.vocab))
+    return words.decode(new)
+
+
+def _pixels(file: str, size: int) -> torch.Tensor:
+    path = Path(file)
+    if not path.is_file():
+        raise ConfigError(f"{file} is not a file; give --image the path of an image")
+    if path.stat().st_size > MAX_IMAGE_BYTES:
+        raise ConfigError(f"{file} is over {MAX_IMAGE_BYTES >> 20} MiB; give --image a smaller one")
+    pixels = decode(path.read_bytes(), size)
+    if pixels is None:
+        raise ConfigError(f"{file} cannot be decoded; give --image a JPEG, PNG or WebP file")
+    return pixels
