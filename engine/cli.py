@@ -106,7 +106,16 @@ def _show(arguments: argparse.Namespace, recipe: Recipe) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    code: int = resolve(DEMO)(arguments.dir, arguments.workers, arguments.json)
+    def train(digests: list[str], store: str, out: str, updates: int, as_json: bool) -> int:
+        config = resolve(TRAININGS["tiny"])()
+        done: int = resolve(TRAIN)(config, digests, store, out, updates=updates, workers=0, as_json=as_json)
+        return done
+
+    def answer(run: str, images: list[str], prompt: str) -> str:
+        text: str = resolve(GENERATE)(run, images, prompt)
+        return text
+
+    code: int = resolve(DEMO)(arguments.dir, arguments.workers, arguments.json, train, answer)
     return code
 
 
@@ -224,16 +233,13 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.show:
         print(json.dumps(dataclasses.asdict(config)) if arguments.json else "\n".join(lines(config)))
         return 0
-    workers = arguments.workers
-    if workers < 0:
-        workers = 1 if os.environ.get("RAY_ADDRESS") else 0
     code: int = resolve(TRAIN)(
         config,
         arguments.digests,
         arguments.store,
         arguments.out,
         updates=arguments.updates,
-        workers=workers,
+        workers=arguments.workers,
         as_json=arguments.json,
         extend=arguments.extend,
         union=arguments.union,
@@ -242,10 +248,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    words = resolve(GENERATE)(arguments.run, arguments.images, arguments.prompt, arguments.max_tokens)
-    print(
-        json.dumps({"images": arguments.images, "prompt": arguments.prompt, "text": words}) if arguments.json else words
-    )
+    text = resolve(GENERATE)(arguments.run, arguments.images, arguments.prompt, arguments.max_tokens)
+    given = {"images": arguments.images, "prompt": arguments.prompt}
+    print(json.dumps({**given, "text": text}) if arguments.json else text)
     return 0
 
 

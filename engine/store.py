@@ -148,7 +148,7 @@ class Store:
         raise StoreError(f"{self.url} says that {path} exists and cannot show it; run the same command again to resume")
 
     def put(self, path: str, body: bytes) -> None:
-        """Write the object, over an old one if there is one. Only leases and heartbeats are written so."""
+        """Write the object, over an old one if there is one: leases, heartbeats, a training run's metrics."""
         try:
             obstore.put(self._store, path, body)
         except _FAULTS as error:
@@ -267,7 +267,7 @@ class Store:
         return sorted(str(p).rstrip("/").rsplit("/", 1)[-1] for p in result["common_prefixes"])
 
     def delete(self, paths: Sequence[str]) -> None:
-        """Remove objects; those that are gone already do not matter. Only `gc` calls this."""
+        """Remove objects; those that are gone already do not matter. `gc` does, and old checkpoints go."""
         try:
             try:
                 obstore.delete(self._store, list(paths))

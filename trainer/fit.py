@@ -6,15 +6,13 @@ Everything that could be wrong with what was asked for is found by `prepare`, wh
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 
 from engine.errors import ConfigError
 from trainer import loop, order, rows
-from trainer.batch import Update
 from trainer.checkpoints import Checkpoint, Described, Run, check
 from trainer.config import Config
 from trainer.loader import Loader, prefetch
@@ -169,7 +167,7 @@ def go(
     with (
         sources,
         loader,
-        contextlib.closing(cast(Generator[Update, None, None], prefetch(loader, start + 1, job.last))) as updates,
+        contextlib.closing(prefetch(loader, start + 1, job.last)) as updates,
     ):
         return loop.train(config, model, optimizer, updates, start, job.last, checkpoint, report, preempted)
 

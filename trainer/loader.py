@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -153,7 +153,7 @@ class Loader:
         )
 
 
-def prefetch(loader: Loader, first: int, last: int) -> Iterator[Update]:
+def prefetch(loader: Loader, first: int, last: int) -> Generator[Update, None, None]:
     """Updates first .. last in order, the next ones loaded by a thread of their own.
 
     What loading raises is raised here, in place of its update; leaving or closing the iterator ends the thread.

@@ -73,8 +73,7 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
         )
         placed.append(row)
         begin = end
-        work.count(f"{STREAMS[TEXT]}{SIDE}kept")
-        work.count(f"{STREAMS[TEXT]}{SIDE}tokens", row.row.counted)
+        work.count(f"{STREAMS[TEXT]}{SIDE}rows")
         if len(placed) == ROWS:
             yield "samples", _samples(placed, config.source)
             placed = []

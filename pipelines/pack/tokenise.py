@@ -287,8 +287,6 @@ class _Batch:
 
     def _settle(self, document: Document, stream: int, index: int, reason: Reason, value: float) -> None:
         self._counts[f"{STREAMS[stream]}{SIDE}{reason.word}"] += 1
-        if not reason:
-            self._counts[f"{STREAMS[stream]}{SIDE}tokens"] += int(value)
         doc, doc_id = document.doc, document.doc_id
         self.verdicts.append(Verdict(doc=doc, doc_id=doc_id, stream=stream, index=index, reason=reason, value=value))
 
