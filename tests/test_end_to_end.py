@@ -16,7 +16,8 @@ import pytest
 
 from engine.arrow import File
 from engine.care import verify
-from engine.chain import Chain
+from engine.chain import Chain, frozen
+from engine.config import override
 from engine.drive import drive
 from engine.ledger import Ledger
 from engine.pool import InlinePool
@@ -109,9 +110,9 @@ def found_fates(ledger: Ledger, recipe: Recipe) -> dict[Key, Fate]:
     for number in Chain(recipe, ledger).standing():
         generation = ledger.generation(head.key, number)
         assert generation is not None
-        for ordinal, frozen in enumerate(ledger.manifest(generation.manifests["sign"][1])):
-            extracted = ledger.commit(recipe.stage("extract").key, frozen.unit)
-            signed = read_rows(ledger.store, frozen.outputs["signatures"], ("row",)).to_pylist()
+        for ordinal, commit in enumerate(ledger.manifest(generation.manifests["sign"][1])):
+            extracted = ledger.commit(recipe.stage("extract").key, commit.unit)
+            signed = read_rows(ledger.store, commit.outputs["signatures"], ("row",)).to_pylist()
             offsets = read_rows(ledger.store, extracted.outputs["scores"], ("row", "offset")).to_pylist()
             for page in signed:
                 doc = number << int(GENERATION_SHIFT) | ordinal << int(ORDINAL_SHIFT) | page["row"]
@@ -210,8 +211,8 @@ def test_the_second_crawl_reads_its_own_files_only(ingested: Ingested) -> None:
     assert by_name["spread"].generation == 2
     generation = ingested.ledger.generation(ingested.recipe.stage("spread").key, 2)
     assert generation is not None
-    frozen = ingested.ledger.manifest(generation.manifests["extract"][1])
-    read = {ingested.ledger.commit(commit.stage, commit.unit).inputs[0] for commit in frozen}
+    commits = ingested.ledger.manifest(generation.manifests["extract"][1])
+    read = {ingested.ledger.commit(commit.stage, commit.unit).inputs[0] for commit in commits}
     assert read == files
 
 
@@ -378,8 +379,8 @@ def generation_pages(ledger: Ledger, recipe: Recipe) -> Iterator[tuple[int, int,
     for number in Chain(recipe, ledger).standing():
         generation = ledger.generation(head.key, number)
         assert generation is not None
-        for ordinal, frozen in enumerate(ledger.manifest(generation.manifests["extract"][1])):
-            extracted = ledger.commit(frozen.stage, frozen.unit)
+        for ordinal, commit in enumerate(ledger.manifest(generation.manifests["extract"][1])):
+            extracted = ledger.commit(commit.stage, commit.unit)
             for output in ("documents", "texts"):
                 for page in read_rows(ledger.store, extracted.outputs[output]).to_pylist():
                     doc = number << int(GENERATION_SHIFT) | ordinal << int(ORDINAL_SHIFT) | page["row"]
@@ -680,3 +681,22 @@ def test_training_rows_are_shuffled_and_told_of(ingested: Ingested) -> None:
     assert [finding.outcome for finding in told][:1] == ["text kept"]
     assert sum(finding.outcome.startswith("caption") for finding in told) == page["num_images"]
     assert told[-1].outcome == "interleaved kept" and told[-1].detail.endswith("tokens")
+
+
+@pytest.mark.ray
+def test_a_model_learns_from_the_rows_and_says_something(ingested: Ingested, tmp_path: Path) -> None:
+    from trainer.answer import answer
+    from trainer.config import tiny
+    from trainer.fit import fit
+
+    settings = ["data.quotas.text=0", "data.quotas.caption=16", "data.micro_batch.caption=16", "optim.lr=0.005"]
+    config = override(tiny(), [*settings, "data.quotas.interleaved=1", "optim.warmup_updates=2"])
+    digests = frozen(ingested.recipe, ingested.ledger, "pack")
+    losses: list[float] = []
+    run = str(tmp_path / "run")
+    done = fit(config, digests, ingested.ledger.store.url, run, 12, report=lambda metrics: losses.append(metrics.loss))
+    assert done.update == 12 and losses[-1] < losses[0] - 1.5
+    page = next(rows(ingested.ledger, ingested.recipe, "assemble", "curated"))
+    image = tmp_path / "image.jpg"
+    image.write_bytes(page["images"][0]["bytes"])
+    assert answer(run, [str(image)], "", 8)

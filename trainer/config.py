@@ -194,7 +194,11 @@ def kosmos1() -> Config:
 
 
 def tiny() -> Config:
-    """The same architecture, small: for two cores, some hundred updates, and a vocabulary as the manifest has it."""
+    """The same architecture, small: for two cores, some hundred updates, and a vocabulary as the manifest has it.
+
+    A second an update. Captions are short and every token weighs the same, so there are many: with (2, 32, 4) rows at
+    1e-3 their loss on the bundled web was 1.88 after 100 updates, with these 1.52, and 1.30 at 2e-3.
+    """
     tower = TowerConfig(width=64, layers=2, heads=4, ffn_dim=256)
     return Config(
         name="tiny",
@@ -210,9 +214,9 @@ def tiny() -> Config:
             tower=tower,
         ),
         data=DataConfig(
-            quotas=Quotas(text=2, caption=32, interleaved=4),
-            micro_batch=MicroBatch(text=2, caption=32, interleaved=4),
+            quotas=Quotas(text=1, caption=64, interleaved=2),
+            micro_batch=MicroBatch(text=1, caption=16, interleaved=1),
         ),
-        optim=OptimConfig(lr=1e-3, warmup_updates=10, total_updates=1000),
+        optim=OptimConfig(lr=2e-3, warmup_updates=10, total_updates=1000),
         checkpoint_every=50,
     )

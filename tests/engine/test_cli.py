@@ -104,6 +104,10 @@ def test_freeze_prints_a_digest_that_stays(store: Path, capsys: pytest.CaptureFi
         digests.append(capsys.readouterr().out.strip())
     assert digests[0] == digests[1] and digests[2] == digests[3] != digests[0]
     assert len(set(digests)) == 4
+    assert main(["freeze", "pack", "--all", "--store", str(store)]) == 0
+    every = capsys.readouterr().out.split()
+    assert main(["freeze", "pack", "--store", str(store)]) == 0
+    assert capsys.readouterr().out.split() == every[-1:]
     ledger = Ledger(str(store))
     assert [commit.unit for commit in ledger.manifest(digests[0])] == sorted(ledger.committed(_key("extract")))
 
@@ -193,6 +197,15 @@ def test_show_prints_what_is_hashed(capsys: pytest.CaptureFixture[str]) -> None:
         (["freeze", "decide", "--generation", "9", "--store", "{store}"], "generation 9 of decide is not"),
         (["abandon", "--store", "{store}"], "no open generation"),
         (["verify", "--store", "{web}/none"], "is empty"),
+        (["run", "--set", "pack.tokenizer=/none/x.model"], "/none/x.model cannot be read"),
+        (["run", "--set", "pack.streams=words"], "name some of text, caption, interleaved"),
+        (["train", "--recipe", "huge"], "no training recipe 'huge'; there is tiny, kosmos1"),
+        (["train", "--set", "model.dims=64"], "did you mean dim?"),
+        (["train", "--out", "{web}/none"], "give the digests that `kosmos freeze pack` prints"),
+        (["train", "0" * 64, "--store", "{store}", "--out", "{web}/none"], "`kosmos freeze STAGE` prints one"),
+        (["train", "0" * 64, "--workers", "2"], "trains with one process"),
+        (["generate", "--run", "{web}/none"], "give --image FILE, --prompt TEXT, or both"),
+        (["generate", "--run", "{web}/none", "--prompt", "A"], "holds no checkpoint; run `kosmos train"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(

@@ -1,0 +1,100 @@
+"""`kosmos generate`: a run's own words for images and texts, and one sentence for what it cannot answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.cli import main
+from engine.errors import ConfigError
+from engine.vocab import EOS, Vocab
+from tests.trainer import shards
+from tests.trainer.test_loop import CONFIG
+from trainer.answer import answer
+from trainer.checkpoints import Described, Run
+from trainer.model import Kosmos
+from trainer.words import Words
+
+MODEL = (Path(__file__).parents[2] / "pipelines/pack/bundled.model").read_bytes()
+WORDS = Words(MODEL)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A run with a checkpoint of random weights that never says </s>."""
+    config = replace(CONFIG, model=replace(CONFIG.model, vocab_size=WORDS.vocab.size))
+    folder = Run(str(tmp_path_factory.mktemp("answer") / "run"))
+    sha256 = hashlib.sha256(MODEL).hexdigest()
+    folder.create(Described(config=config, digests=("d",), order={}, vocabulary=sha256), MODEL)
+    torch.manual_seed(0)
+    model = Kosmos(config.model)
+    with torch.no_grad():
+        model.decoder.embed_tokens.weight[EOS] = 0
+        for name, parameter in model.named_parameters():
+            if "v_proj" in name or "out_proj" in name:
+                parameter.mul_(10)  # what is attended to decides, not the last token
+    folder.save(7, 1.0, {"model": model.state_dict(), "optimizer": {}})
+    yield folder.place
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("images") / "a.jpg"
+    path.write_bytes(shards.jpeg(1))
+    return str(path)
+
+
+def test_the_same_prompt_has_the_same_answer_and_another_image_another(run: str, image: str, tmp_path: Path) -> None:
+    other = tmp_path / "b.jpg"
+    other.write_bytes(shards.jpeg(2))
+    said = answer(run, [image], "", 12)
+    assert said and said == answer(run, [image], "", 12)
+    assert answer(run, [str(other)], "", 12) != said
+    assert answer(run, [image], "The colour is", 12)
+    assert answer(run, [], "The colour is", 12)
+
+
+def test_the_answer_is_no_longer_than_asked(run: str, image: str) -> None:
+    one, four = answer(run, [image], "", 1), answer(run, [image], "", 4)
+    assert four.startswith(one) and len(WORDS.encode(four)) <= 5
+
+
+def test_the_command_prints_it(run: str, image: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--run", run, "--image", image, "--max-tokens", "5"]) == 0
+    said = capsys.readouterr().out.strip()
+    assert main(["generate", "--run", run, "--image", image, "--max-tokens", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"images": [image], "prompt": "", "text": said}
+
+
+def test_what_cannot_be_answered_is_one_sentence(run: str, image: str, tmp_path: Path) -> None:
+    text, empty = tmp_path / "text.jpg", tmp_path / "empty"
+    text.write_text("no image")
+    empty.mkdir()
+    for given, sentence in (
+        ((run, [], "  ", 5), "nothing to go on from"),
+        ((run, [str(text)], "", 5), "cannot be decoded"),
+        ((run, [str(tmp_path / "none.jpg")], "", 5), "is not a file"),
+        ((run, [image, image], "", 5), "do not fit"),
+        ((run, [image], "", 0), "--max-tokens is 0"),
+        ((str(empty), [image], "", 5), "holds no checkpoint; run `kosmos train"),
+        ((str(tmp_path / "nowhere"), [image], "", 5), "holds no checkpoint"),
+        ((str(tmp_path), [image], "", 5), "holds other things"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            answer(*given)
+
+
+def test_words_come_back_as_they_went() -> None:
+    text = "A round red barn on a green hill.\nIt is old."
+    tokens = WORDS.encode(text)
+    assert WORDS.vocab == Vocab(pieces=4000) and tokens.count(WORDS.vocab.line) == 1
+    assert WORDS.decode([1, *tokens, WORDS.vocab.image, EOS]) == text
+    assert WORDS.encode("\n \n") == []
+    with pytest.raises(ConfigError, match="no SentencePiece model"):
+        Words(b"nothing")
