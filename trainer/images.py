@@ -25,14 +25,16 @@ cv2.setNumThreads(1)
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def decode(body: bytes | npt.NDArray[np.uint8], size: int = 224) -> torch.Tensor | None:
+def decode(body: bytes | npt.NDArray[np.uint8], size: int = 224, orient: bool = False) -> torch.Tensor | None:
     """Decode an image to uint8 RGB [3, size, size]; None if it cannot be decoded or passes the limit of pixels.
 
+    orient: turn it as its EXIF says, which has been done to the images of training shards.
     The sizes in between are those of torchvision's Resize and CenterCrop (longer side rounded down, margin rounded to
     even), which trained CLIP.
     """
     try:
-        picture = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        flags = cv2.IMREAD_COLOR if orient else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        picture = cv2.imdecode(np.frombuffer(body, np.uint8), flags)
         if picture is None:
             return None
         rows, columns = picture.shape[:2]

@@ -127,3 +127,18 @@ def test_a_line_is_refused_before_it_is_blown_up() -> None:
     columns = math.ceil(MOST_PIXELS / 224**2) + 1
     assert decode(encoded(noise(1, columns))) is None
     assert decode(encoded(noise(1, columns)), 8) is not None
+
+
+def test_a_photo_is_turned_as_its_exif_says_only_when_asked() -> None:
+    picture = np.zeros((32, 32, 3), np.uint8)
+    picture[:16] = 255  # white above black
+    done, coded = cv2.imencode(".jpg", picture)
+    assert done
+    # one entry: tag 0x0112 (orientation), a short, 6: to be turned clockwise, so that the top comes to the right
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    body = coded.tobytes()
+    body = body[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + body[2:]
+    plain, turned = decode(body, 32), decode(body, 32, orient=True)
+    assert plain is not None and turned is not None
+    assert plain[0, :12].min() > 200 > 50 > plain[0, 20:].max()
+    assert turned[0, :, 20:].min() > 200 > 50 > turned[0, :, :12].max()
