@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc as ipc
@@ -195,6 +196,21 @@ def sort(table: pa.Table, keys: tuple[str, ...]) -> pa.Table:
     if not keys or table.num_rows < 2:
         return table
     return table.take(pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys]))
+
+
+def take(batches: list[pa.RecordBatch], rows: npt.NDArray[np.int64]) -> pa.Table:
+    """The rows by their numbers over all batches, in this order.
+
+    Taken batch by batch: of a chunked column of lists Arrow would concatenate all chunks first, and hold the whole.
+    """
+    firsts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+    owner = np.searchsorted(firsts, rows, side="right") - 1
+    pieces, places = [], []
+    for number in np.unique(owner).tolist():
+        mine = np.flatnonzero(owner == number)
+        places.append(mine)
+        pieces.append(batches[number].take(pa.array(rows[mine] - firsts[number])))
+    return pa.Table.from_batches(pieces).combine_chunks().take(pa.array(np.argsort(np.concatenate(places))))
 
 
 def read_batch(schema: pa.Schema, message: bytes) -> pa.RecordBatch:

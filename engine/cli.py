@@ -151,7 +151,7 @@ def _run(arguments: argparse.Namespace) -> int:
         max_failed=arguments.max_failed,
         scratch=arguments.scratch,
         timeout_s=arguments.timeout,
-        settings=_settings(arguments),
+        settings=(*_settings(arguments), *recipe.pinned),
     )
     reports = drive(recipe, ledger, _units(arguments, recipe, ledger), options, arguments.workers, arguments.json)
     show.reports(reports, recipe.name, arguments.store, arguments.json)

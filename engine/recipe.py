@@ -46,7 +46,8 @@ class Recipe:
     stages that give each of their records a verdict, in order; the counts of the first and of the last make its ends.
     besides: reasons of the first that are no loss (records that were never candidates). apart: (title, stages) of what
     is counted there beside the records, and shown under a title of its own. ready: raises ConfigError if a
-    run cannot begin with this config; looking at what a store holds needs no more than the keys.
+    run cannot begin with this config; looking at what a store holds needs no more than the keys. pinned: settings that
+    say what files of this machine decided, kept with a run: who looks into the store later has no such files.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Recipe:
     besides: tuple[str, ...] = ()
     apart: tuple[tuple[str, tuple[str, ...]], ...] = ()
     ready: Callable[[], None] = lambda: None
+    pinned: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         seen_barrier = False

@@ -15,6 +15,7 @@ CONTROLS = 3  # <unk>, <s>, </s>: SentencePiece ids 0-2, which have ids of their
 IMAGE_SLOTS = 64  # soft tokens an image
 KOSMOS_PIECES = 64_000
 STREAMS = ("text", "caption", "interleaved")  # kinds of training rows, each with a number of rows in every update
+HELDOUT = "heldout"  # the stage whose rows no model is trained on
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc as ipc
 
-from engine.arrow import File, FileWriter, conform, located, sort
+from engine.arrow import File, FileWriter, conform, located, sort, take
 from engine.schema import OFFSETS as OFFSETS_SCHEMA
 from engine.stage import OFFSETS, Output
 
@@ -132,7 +131,7 @@ class OutputWriter:
         # rows with images are large, and what is taken stands in memory
         step = max(1, min(1 << 16, self._spill_bytes // 4 * whole.num_rows // max(1, whole.nbytes)))
         for start in range(0, len(order), step):
-            yield _taken(mapped, order.slice(start, step).to_numpy().astype(np.int64))
+            yield take(mapped, order.slice(start, step).to_numpy().astype(np.int64))
 
     def _finish_sorted(self) -> None:
         pieces = self._sorted()
@@ -164,21 +163,6 @@ class OutputWriter:
                 held.append(piece.slice(start, end - start).drop_columns([column]))
         if held:
             self._emit(pa.concat_tables(held), current)
-
-
-def _taken(batches: list[pa.RecordBatch], rows: npt.NDArray[np.int64]) -> pa.Table:
-    """The rows by their numbers over all batches, in this order.
-
-    Taken batch by batch: of a chunked column of lists Arrow would concatenate all chunks first, and hold the whole.
-    """
-    firsts = np.cumsum([0, *(batch.num_rows for batch in batches)])
-    owner = np.searchsorted(firsts, rows, side="right") - 1
-    pieces, places = [], []
-    for number in np.unique(owner).tolist():
-        mine = np.flatnonzero(owner == number)
-        places.append(mine)
-        pieces.append(batches[number].take(pa.array(rows[mine] - firsts[number])))
-    return pa.Table.from_batches(pieces).combine_chunks().take(pa.array(np.argsort(np.concatenate(places))))
 
 
 def offsets_output(output: Output) -> Output:

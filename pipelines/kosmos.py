@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from engine.errors import ConfigError
 from engine.recipe import Recipe, Step
 from engine.stage import Stage
+from engine.vocab import HELDOUT
 from pipelines import assemble, dedupe, extract, fetch, images, judge, pack, select, sign, snapshot
 from pipelines.assemble import match, repeats, shards
 from pipelines.dedupe import decide, group, index, spread
@@ -122,7 +123,7 @@ def interleaved(config: Interleaved | None = None) -> Recipe:
     laid = barrier("lay", lay, _taken(lay.Config, given), reads=(tokenised, assembled))
     laid_out = (tokenised, laid, assembled)
     packed = barrier("pack", rows, _taken(rows.Config, given, digest=digest, heldout=False), reads=laid_out)
-    heldout = barrier("heldout", rows, _taken(rows.Config, given, digest=digest, heldout=True), reads=laid_out)
+    heldout = barrier(HELDOUT, rows, _taken(rows.Config, given, digest=digest, heldout=True), reads=laid_out)
     return Recipe(
         name="interleaved",
         config=config,
@@ -156,6 +157,7 @@ def interleaved(config: Interleaved | None = None) -> Recipe:
             ("Training rows", ("tokenise",)),
         ),
         ready=config.fetch.ready,
+        pinned=pack.pinned(given),
     )
 
 

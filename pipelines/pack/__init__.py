@@ -11,6 +11,7 @@ costs no pass of its own, and equal documents give equal shards however they wer
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from engine.errors import ConfigError
 from engine.spread import check_partitions
 from engine.stage import UNKEYED
+from engine.store import absolute
 from engine.vocab import IMAGE_SLOTS, STREAMS
 from pipelines.pack.tokenizer import body
 
@@ -28,31 +30,35 @@ IMAGE_TOKENS = IMAGE_SLOTS + 2  # <image>, the slots, </image>
 LEAST = IMAGE_TOKENS + 3  # <s>, an image, one id of text, </s>
 MAX_PARTITIONS = 1 << 15  # one more number is for what is held out, and all are uint16
 MAX_SHARDS = 1 << 14
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """All settings of the three stages; each stage is keyed on its own.
 
-    tokenizer: path or address of a SentencePiece model; "" is the bundled one. seed: of every order. max_length: tokens
-    a row. max_caption: ids of a caption. context_sentences: of an interleaved document's text before its first and
-    after its last image; 0 is all. partitions: of the order of documents, in which text is laid out. shard_bytes: of
-    curated files, for one output shard. heldout: share of dedupe clusters. source: what the rows say they come from.
-    streams: those that are written.
+    tokenizer: path or address of a SentencePiece model; "" is the bundled one. digest: hex sha256 of its bytes; ""
+    takes it from the file. seed: of every order. max_length: tokens a row. max_caption: ids of a caption.
+    context_sentences: of an interleaved document's text before its first and after its last image; 0 is all.
+    partitions: of the order of documents, in which text is laid out. shard_bytes: of curated files, for one output
+    shard. heldout: share of documents. source: what the rows say they come from. streams: those that are written.
     """
 
     tokenizer: str = field(default="", metadata=UNKEYED)
+    digest: str = ""
     seed: int = 0
     max_length: int = 2048  # K table 17
     max_caption: int = 444  # with <s>, image and </s> the widest batch of captions, 512
     context_sentences: int = 0  # K2's wild_loader: 3
-    partitions: int = 256
+    partitions: int = 512  # 0.4 GB of lines each at the paper's 71 M documents of 700 tokens
     shard_bytes: int = 256 << 20
     heldout: float = 0.001
     source: str = "commoncrawl"
     streams: tuple[str, ...] = STREAMS
 
     def __post_init__(self) -> None:
+        if self.digest and not SHA256.fullmatch(self.digest):
+            raise ConfigError(f"pack.digest is {self.digest!r}, no sha256 in hex; leave it out")
         check_partitions(self.partitions)
         if self.partitions > MAX_PARTITIONS:
             raise ConfigError(f"pack.partitions is {self.partitions}; set it to {MAX_PARTITIONS} or less")
@@ -78,7 +84,14 @@ class Config:
 
 def digest(config: Config) -> str:
     """Hex sha256 of the tokenizer's bytes; ConfigError if they cannot be read or are over 16 MiB."""
-    return hashlib.sha256(body(config.tokenizer)).hexdigest()
+    return config.digest or hashlib.sha256(body(config.tokenizer)).hexdigest()
+
+
+def pinned(config: Config) -> tuple[str, ...]:
+    """The settings that stand for the tokenizer's file where it is not at hand."""
+    if not config.tokenizer:
+        return ()
+    return f"pack.tokenizer={absolute(config.tokenizer)}", f"pack.digest={digest(config)}"
 
 
 def num_shards(assembled: Sequence[Commit], shard_bytes: int) -> int:
@@ -105,6 +118,9 @@ def part(place: int, partitions: int) -> int:
     return place * partitions >> 64
 
 
-def is_heldout(seed: int, cluster: int, share: float) -> bool:
-    """Whether the documents of a dedupe cluster are held out: all that are alike, or none."""
-    return rank(seed, b"heldout", cluster.to_bytes(8, "little")) < int(share * 2.0**64)
+def is_heldout(seed: int, doc_id: bytes, share: float) -> bool:
+    """Whether a document is held out.
+
+    By its own id: kept pages share no key with one another, and the number of a cluster says how a crawl was cut.
+    """
+    return rank(seed, b"heldout", doc_id) < int(share * 2.0**64)

@@ -64,7 +64,7 @@ class Config:
     max_length: int = 2048
     max_caption: int = 444
     context_sentences: int = 0
-    partitions: int = 256
+    partitions: int = 512
     shard_bytes: int = 256 << 20
     heldout: float = 0.001
     source: str = "commoncrawl"
@@ -151,18 +151,17 @@ def documents(batch: pa.RecordBatch, docs: Sequence[int], config: Config) -> lis
     captions = list(zip(shown.field("caption").to_pylist(), shown.field("alt").to_pylist(), strict=True))
     item_ends = list(accumulate(batch.column("items").value_lengths().to_pylist(), initial=0))
     image_ends = list(accumulate(batch.column("images").value_lengths().to_pylist(), initial=0))
-    clusters = batch.column("dedupe").field("cluster").to_pylist()
     return [
         Document(
             doc=doc,
             doc_id=doc_id,
-            heldout=is_heldout(config.seed, cluster, config.heldout),
+            heldout=is_heldout(config.seed, doc_id, config.heldout),
             blocks=[block for block in blocks[items_of[0] : items_of[1]] if block != []],
             captions=captions[images_of[0] : images_of[1]],
             first=images_of[0],
         )
-        for doc, doc_id, cluster, items_of, images_of in zip(
-            docs, batch.column("doc_id").to_pylist(), clusters, pairwise(item_ends), pairwise(image_ends), strict=True
+        for doc, doc_id, items_of, images_of in zip(
+            docs, batch.column("doc_id").to_pylist(), pairwise(item_ends), pairwise(image_ends), strict=True
         )
     ]
 

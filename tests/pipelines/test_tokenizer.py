@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 import sentencepiece
 
+from engine.config import override
 from engine.errors import ConfigError
 from engine.store import Store
 from engine.vocab import BOS, CONTROLS, EOS, PAD, UNK
 from pipelines import pack
+from pipelines.kosmos import interleaved, small
 from pipelines.pack.tokenizer import MAX_BYTES, Tokenizer, body, bundled, fetched, load
 from pipelines.smallweb.tokenizer import PIECES, corpus, main, train
 
 TRAINED_WITH = "0.2.3"  # another release may write its settings otherwise
-RELEASED = Path("/work/shared/data/tokenizer/kosmos-2/sentencepiece.bpe.model")
+RELEASED = Path(__file__).parents[3] / "shared/data/tokenizer/kosmos-2/sentencepiece.bpe.model"
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +139,19 @@ def test_the_released_tokenizer() -> None:
     assert tokenizer.encode(["the"]) == [[5]] and tokenizer.vocab.line == 64_006
     words = "KOSMOS-1 reads 12 pages, one after another."
     assert tokenizer.decode(tokenizer.encode([words])[0]) == words
+
+
+def test_who_looks_later_needs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own.model").write_bytes(bundled().read_bytes())
+    monkeypatch.chdir(tmp_path)
+    given = override(small(), ["pack.tokenizer=own.model"])
+    recipe = interleaved(given)
+    assert recipe.pinned == (f"pack.tokenizer=file://{tmp_path}/own.model", f"pack.digest={pack.digest(given.pack)}")
+    (tmp_path / "own.model").unlink()
+    with pytest.raises(ConfigError, match=r"own\.model cannot be read"):
+        interleaved(given)
+    later = interleaved(override(small(), ["pack.tokenizer=own.model", *recipe.pinned]))
+    assert [step.stage.key for step in later.steps] == [step.stage.key for step in recipe.steps]
+    assert interleaved(small()).pinned == ()
+    with pytest.raises(ConfigError, match="no sha256 in hex"):
+        override(small(), ["pack.digest=12"])
