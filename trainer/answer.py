@@ -53,7 +53,7 @@ def _pixels(file: str, size: int) -> torch.Tensor:
         raise ConfigError(f"{file} is not a file; give --image the path of an image")
     if path.stat().st_size > MAX_IMAGE_BYTES:
         raise ConfigError(f"{file} is over {MAX_IMAGE_BYTES >> 20} MiB; give --image a smaller one")
-    pixels = decode(path.read_bytes(), size, orient=True)
+    pixels = decode(path.read_bytes(), size, foreign=True)
     if pixels is None:
         raise ConfigError(f"{file} cannot be decoded; give --image a JPEG, PNG or WebP file")
     return pixels

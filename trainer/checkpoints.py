@@ -31,13 +31,15 @@ import torch
 from engine.errors import ConfigError, StoreError
 from engine.ledger import code_version
 from engine.store import Store
-from trainer.config import Config
+from trainer.config import Config, DataConfig
 
 FORMAT = 1
 KEEP = 3  # complete checkpoints that stay; a run of KOSMOS-1 writes 20 GB each
 RUN, TOKENIZER, COMPLETE = "run.json", "tokenizer.model", "complete.json"
 CHUNK_BYTES = 16 << 20
 PARTS = ("model", "optimizer")
+# What does not change what an update is, and how far the run goes: a longer schedule goes on from where it is.
+FREE = ("name", "checkpoint_every", "data.micro_batch.", "optim.total_updates")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,12 +106,14 @@ class Run:
 
     def create(self, described: Described, tokenizer: bytes) -> None:
         """Make the run, or find it made; ConfigError if it was made with another config, data or vocabulary."""
-        if self.describe() is None:
+        new = self.describe() is None
+        if new:
             document = {"format": FORMAT, "code": code_version(), **dataclasses.asdict(described)}
             self.store.put_new(RUN, _json(document))
         found = self.describe()
         assert found is not None
-        check(described, found, self.place)
+        # another process may have made it between our look and our put
+        check(described, found, self.place, found.config.data if new else None)
         if not self.store.exists(TOKENIZER):
             self.store.put_new(TOKENIZER, tokenizer)
 
@@ -125,9 +129,15 @@ class Run:
         found = sorted(head.path for head in self.store.list("order/"))
         return {int(Path(path).stem): _parsed(self.store.get(path), path, self.place) for path in found}
 
-    def add_order(self, first: int, order: Mapping[str, Any]) -> None:
+    def data(self, described: Described) -> DataConfig:
+        """What rows are drawn by since data was last added."""
+        newest = list(self.orders().values())[-1:]
+        data: DataConfig = _built(DataConfig, newest[0]["data"]) if newest else described.config.data
+        return data
+
+    def add_order(self, first: int, order: Mapping[str, Any], data: DataConfig) -> None:
         """Record the order from an update on; StoreError if there is another one from there."""
-        path, body = f"order/{first:08d}.json", _json(order)
+        path, body = f"order/{first:08d}.json", _json({**order, "data": dataclasses.asdict(data)})
         if not self.store.put_new(path, body) and self.store.get(path) != body:
             raise StoreError(
                 f"{self.place} adds other data from update {first} on; give the same --extend as before to resume"
@@ -281,13 +291,19 @@ def _no_room(scratch: str, error: BaseException) -> StoreError:
     return StoreError(f"cannot write a checkpoint below {scratch}: {first}; set TMPDIR to a folder with more room")
 
 
-def check(given: Described, found: Described, place: str) -> None:
-    """ConfigError that names the first difference between what is asked for and what the run is."""
-    for (name, mine), (_, its) in zip(_fields(given.config), _fields(found.config), strict=True):
-        if mine != its and name != "name":
-            raise ConfigError(
-                f"{name} is {mine} here and {its} in the run {place}; give --out a new folder, or --set {name}={its}"
-            )
+def check(given: Described, found: Described, place: str, data: DataConfig | None) -> None:
+    """ConfigError that names the first difference between what is asked for and what the run is.
+
+    data: what its rows are drawn by now, None where that is about to change. What may differ at every start: FREE.
+    """
+    theirs = dict(_fields(found.config)) | (dict(_fields(data, "data.")) if data is not None else {})
+    for name, mine in _fields(given.config):
+        if mine == theirs[name] or name.startswith(FREE) or (data is None and name.startswith("data.")):
+            continue
+        raise ConfigError(
+            f"{name} is {mine} here and {theirs[name]} in the run {place}; give --out a new folder, or "
+            f"--set {name}={theirs[name]}"
+        )
     if given.vocabulary != found.vocabulary:
         raise ConfigError(
             f"the run {place} was begun with another vocabulary than these manifests have; give --out a new folder"

@@ -15,7 +15,7 @@ from engine.vocab import Vocab
 
 def _positive(name: str, **values: float) -> None:
     for field_name, value in values.items():
-        if not value > 0:
+        if not 0 < value < math.inf:
             raise ConfigError(f"{name}.{field_name} is {value}; set it above 0")
 
 
@@ -99,6 +99,8 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _positive("optim", lr=self.lr, total_updates=self.total_updates, eps=self.eps, clip_norm=self.clip_norm)
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"optim.weight_decay is {self.weight_decay}; set it to 0 or more")
         if not 0 <= self.warmup_updates < self.total_updates:
             raise ConfigError(
                 f"optim.warmup_updates is {self.warmup_updates}; set it to 0 or more, below total_updates "

@@ -97,6 +97,8 @@ def prepare(job: Job) -> Ready:
         )
     if not job.digests:
         raise ConfigError("there is nothing to train on; give the digests that `kosmos freeze pack` prints")
+    if job.union and not job.extend:
+        raise ConfigError("--union says how new rows are mixed in; give their digests with --extend")
     run = Run(job.out)
     found = run.describe()
     state = None
@@ -112,17 +114,20 @@ def prepare(job: Job) -> Ready:
     if state is None:
         state = order.start(sources.listing, job.digests, config.data)
     described = Described(config=config, digests=job.digests, order=state.to_json(), vocabulary=sources.sha256)
-    if found is not None:
-        check(described, found, run.place)
     latest = run.latest()
     start = latest.update if latest else 0
     notes = [f"warning: {text}" for text in state.warnings]
+    if found is not None:
+        check(described, found, run.place, None if new else run.data(found))
+        before = found.config.optim.total_updates
+        if before != total:
+            notes.append(f"optim.total_updates was {before} and is {total}: the learning rate follows it from here on")
     if new:
         grown = (order.union if job.union else order.extend)(
             state, start + 1, sources.listing, (*had, *new), config.data
         )
-        run.add_order(start + 1, grown.to_json())
-        notes = [f"warning: {text}" for text in grown.warnings]
+        run.add_order(start + 1, grown.to_json(), config.data)
+        notes += [f"warning: {text}" for text in grown.warnings]
         repeats = ", ".join(f"{name} {num:.2f}" for name, num in sorted(order.epochs(grown, job.last).items()))
         notes.append(f"data added from update {start + 1} on; passes over each source by update {job.last}: {repeats}")
         state = grown

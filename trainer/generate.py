@@ -26,7 +26,7 @@ def prompt(vocab: Vocab, text_ids: Sequence[int], num_images: int = 1) -> tuple[
 
 def unspoken(vocab: Vocab) -> tuple[int, ...]:
     """List the tokens that are never targets in training, for `banned`."""
-    return (BOS, PAD, vocab.image, vocab.image_end)
+    return (BOS, PAD, vocab.mask, vocab.doc, vocab.image, vocab.image_end, vocab.chunk)
 
 
 @torch.inference_mode()

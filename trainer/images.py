@@ -8,6 +8,7 @@ own bicubic has no antialiasing. OpenCV reads its pixel limit from the environme
 from __future__ import annotations
 
 import os
+from typing import Any
 
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "40000000")
 
@@ -25,24 +26,37 @@ cv2.setNumThreads(1)
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def decode(body: bytes | npt.NDArray[np.uint8], size: int = 224, orient: bool = False) -> torch.Tensor | None:
+def decode(body: bytes | npt.NDArray[np.uint8], size: int = 224, foreign: bool = False) -> torch.Tensor | None:
     """Decode an image to uint8 RGB [3, size, size]; None if it cannot be decoded or passes the limit of pixels.
 
-    orient: turn it as its EXIF says, which has been done to the images of training shards.
+    foreign: turn it as its EXIF says and put transparency on white, which has been done to images of training shards.
     The sizes in between are those of torchvision's Resize and CenterCrop (longer side rounded down, margin rounded to
     even), which trained CLIP.
     """
     try:
-        flags = cv2.IMREAD_COLOR if orient else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        picture = cv2.imdecode(np.frombuffer(body, np.uint8), flags)
+        data = np.frombuffer(body, np.uint8)
+        flags = cv2.IMREAD_COLOR if foreign else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        picture = cv2.imdecode(data, flags)
         if picture is None:
             return None
         rows, columns = picture.shape[:2]
         if size * size * max(rows, columns) > MOST_PIXELS * min(rows, columns):
             return None
+        if foreign:
+            picture = _on_white(data, picture)
         return _crop(_resize(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), size), size)
     except Exception:  # whatever the bytes do to the decoder, it is the image's fault and not the run's
         return None
+
+
+def _on_white(data: npt.NDArray[np.uint8], picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The picture, or what is seen of it on white if the file has an alpha channel of 8 bits."""
+    whole = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if whole is None or whole.ndim != 3 or whole.shape[2] != 4 or whole.dtype != np.uint8:
+        return picture
+    alpha = whole[..., 3:].astype(np.uint16)
+    seen: npt.NDArray[Any] = ((whole[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return seen
 
 
 def _resize(picture: npt.NDArray[np.generic], size: int) -> torch.Tensor:

@@ -137,8 +137,7 @@ class Loader:
                 pixels_CHW = image.result()
                 if pixels_CHW is None:
                     bad += 1
-                    # a caption tells of its image; elsewhere text up to the next image may
-                    counted_BT[index, slice(None) if stream == "caption" else slice(start, end)] = False
+                    counted_BT[index, start:end] = False  # text up to the next image may tell of it
                 else:
                     pixels_NCHW[len(slots)] = pixels_CHW
                 slots.append((index, start))

@@ -288,14 +288,6 @@ def num_micro_batches(quota: int, world: int, micro_batch_rows: int) -> int:
     return math.ceil(Fraction(rows, micro_batch_rows))
 
 
-def share(rows: Sequence[Pick], rank: int, world: int, micro_batch_rows: int) -> list[tuple[Pick | None, ...]]:
-    """A rank's micro-batches of an update's rows of one stream; None where a row is missing and all is padding."""
-    first, last = slice_of(len(rows), rank, world)
-    num = num_micro_batches(len(rows), world, micro_batch_rows) * micro_batch_rows
-    mine: list[Pick | None] = [*rows[first:last], *[None] * (num - (last - first))]
-    return [tuple(mine[i : i + micro_batch_rows]) for i in range(0, num, micro_batch_rows)]
-
-
 # new pieces ---------------------------------------------------------------------------------------------------------
 def _new_piece(first_update: int, sources: Sequence[Source], digests: Sequence[str], config: DataConfig) -> Piece:
     given = _given(config.weights, [source.name for source in sources])

@@ -28,7 +28,7 @@ from engine.arrow import File, read_batch
 from engine.errors import ConfigError, Missing, StoreError
 from engine.ledger import Commit, Ledger
 from engine.schema import TRAINING, VOCABULARY
-from engine.vocab import IMAGE_SLOTS, STREAMS, Vocab
+from engine.vocab import HELDOUT, IMAGE_SLOTS, STREAMS, Vocab
 from trainer.order import Source
 
 CACHE_BYTES = 64 << 30  # of downloaded shards; what a run reads again and again should fit, or it is downloaded again
@@ -254,6 +254,8 @@ def _manifests(ledger: Ledger, digests: Sequence[str]) -> list[tuple[str, list[C
             raise ConfigError(
                 f"manifest {mark} holds no training rows{stage}; `kosmos freeze pack` prints one that does"
             )
+        if any(commit.stage.rpartition("-")[0] == HELDOUT for commit in commits):
+            raise ConfigError(f"manifest {mark} is of what is held out; train on what `kosmos freeze pack` prints")
         found.append((mark, commits))
     return found
 

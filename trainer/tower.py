@@ -72,9 +72,8 @@ class Block(nn.Module):
 class Tower(nn.Module):
     """Pixels to tokens: a class token and one for each patch.
 
-    Initial weights are those that OpenAI's code gives to CLIP's transformers: normal with deviation C^-0.5 (tokens,
-    positions, attention), (2 C)^-0.5 (c_fc) and C^-0.5 (2 L)^-0.5 (what is added to the residual), biases 0; the patch
-    stem has PyTorch's own.
+    Initial weights have the deviations of CLIP's code: normal with C^-0.5 (tokens, positions, attention), (2 C)^-0.5
+    (c_fc) and C^-0.5 (2 L)^-0.5 (what is added to the residual); biases are 0, the patch stem has PyTorch's own.
     """
 
     def __init__(self, config: TowerConfig) -> None:

@@ -23,9 +23,9 @@ class Words:
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text; lines are joined by </line>, as in the training rows."""
-        lines = [line for line in text.split("\n") if line.strip()]
-        encoded = [[self.vocab.from_piece(piece) for piece in self._pieces.EncodeAsIds(line)] for line in lines]
-        tokens = [token for line in encoded for token in [*line, self.vocab.line]]
+        encoded = (self._pieces.EncodeAsIds(line) for line in text.split("\n"))
+        lines = [[self.vocab.from_piece(piece) for piece in pieces] for pieces in encoded if pieces]
+        tokens = [token for line in lines for token in [*line, self.vocab.line]]
         return tokens[:-1]
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from engine.config import override
 from engine.errors import ConfigError, StoreError
 from engine.store import Store
 from trainer.checkpoints import COMPLETE, RUN, TOKENIZER, Described, Run, check
-from trainer.config import Config, kosmos1, tiny
+from trainer.config import Config, DataConfig, Quotas, kosmos1, tiny
 
 MODEL = b"a tokenizer's model"
 DESCRIBED = Described(
@@ -135,8 +136,20 @@ def test_another_run_in_the_same_folder_is_refused(memory: str, other: Described
     assert "--out" in str(error.value)
 
 
-def test_the_name_of_a_recipe_is_no_difference() -> None:
-    check(replace(DESCRIBED, config=replace(DESCRIBED.config, name="mine")), DESCRIBED, "run")
+@pytest.mark.parametrize(
+    "setting", ["name=mine", "checkpoint_every=7", "data.micro_batch.text=3", "optim.total_updates=2000"]
+)
+def test_what_does_not_change_an_update_may_differ(setting: str) -> None:
+    config = override(DESCRIBED.config, [setting])
+    assert config != DESCRIBED.config
+    check(replace(DESCRIBED, config=config), DESCRIBED, "run", DESCRIBED.config.data)
+
+
+def test_what_rows_are_drawn_by_may_differ_where_data_is_added() -> None:
+    given = replace(DESCRIBED, config=override(DESCRIBED.config, ["data.quotas.text=9"]))
+    check(given, DESCRIBED, "run", None)
+    with pytest.raises(ConfigError, match=r"data.quotas.text is 9 here and 1 in the run .*--set data.quotas.text=1"):
+        check(given, DESCRIBED, "run", DESCRIBED.config.data)
 
 
 def test_a_folder_that_holds_other_things_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -293,12 +306,16 @@ def test_no_room_for_the_local_copy_is_one_sentence(
 def test_added_data_is_recorded_once_for_each_place_in_the_run(memory: str) -> None:
     run = run_at(memory)
     assert run.orders() == {}
-    run.add_order(101, {"pieces": [1, 2]})
-    run.add_order(101, {"pieces": [1, 2]})
-    run.add_order(51, {"pieces": [1]})
-    assert list(run.orders().items()) == [(51, {"pieces": [1]}), (101, {"pieces": [1, 2]})]
-    with pytest.raises(StoreError, match="adds other data from update 101"):
-        run.add_order(101, {"pieces": [3]})
+    data, later = DESCRIBED.config.data, DataConfig(seed=7, quotas=Quotas(text=0), weights=("a=1",))
+    assert run.data(DESCRIBED) == data
+    run.add_order(101, {"pieces": [1, 2]}, later)
+    run.add_order(101, {"pieces": [1, 2]}, later)
+    run.add_order(51, {"pieces": [1]}, data)
+    assert [(first, order["pieces"]) for first, order in run.orders().items()] == [(51, [1]), (101, [1, 2])]
+    assert run.data(DESCRIBED) == later
+    for pieces, config in (([3], later), ([1, 2], data)):
+        with pytest.raises(StoreError, match="adds other data from update 101"):
+            run.add_order(101, {"pieces": pieces}, config)
 
 
 def test_another_tokenizer_in_its_place_is_refused(memory: str) -> None:

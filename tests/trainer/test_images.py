@@ -138,7 +138,18 @@ def test_a_photo_is_turned_as_its_exif_says_only_when_asked() -> None:
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
     body = coded.tobytes()
     body = body[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + body[2:]
-    plain, turned = decode(body, 32), decode(body, 32, orient=True)
+    plain, turned = decode(body, 32), decode(body, 32, foreign=True)
     assert plain is not None and turned is not None
     assert plain[0, :12].min() > 200 > 50 > plain[0, 20:].max()
     assert turned[0, :, 20:].min() > 200 > 50 > turned[0, :, :12].max()
+
+
+def test_transparency_is_put_on_white_only_when_asked() -> None:
+    picture = np.zeros((32, 32, 4), np.uint8)
+    picture[:16, :, 2:] = 255  # red above nothing
+    done, coded = cv2.imencode(".png", picture)
+    assert done
+    seen, plain = decode(coded.tobytes(), 32, foreign=True), decode(coded.tobytes(), 32)
+    assert seen is not None and plain is not None
+    assert seen[:, 4, 4].tolist() == [255, 0, 0] and seen[:, 24, 4].tolist() == [255, 255, 255]
+    assert plain[:, 24, 4].tolist() == [0, 0, 0]

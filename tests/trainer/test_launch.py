@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 
+from engine.config import override
 from engine.errors import ConfigError, Interrupted, KosmosError, StoreError
 from tests.trainer import shards
 from tests.trainer.test_loop import CONFIG
@@ -272,6 +273,29 @@ def test_added_data_counts_from_the_next_update_and_stays(data: Data, tmp_path: 
     go(data, mixed, 2)
     go(data, mixed, 6, extend=[data.more], union=True)
     assert losses(mixed)[2:] != losses(out)[2:]
+
+
+def test_a_finished_run_goes_on_with_other_data_and_a_longer_schedule(data: Data, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    short = override(TOY, ["optim.total_updates=3"])
+    go(data, out, 0, config=short)
+    with pytest.raises(ConfigError, match=r"--set optim.total_updates=N"):
+        go(data, out, 5, config=short)
+    notes: list[str] = []
+    captions = override(TOY, ["optim.total_updates=5", "data.quotas.text=0", "data.quotas.interleaved=0"])
+    go(data, out, 4, config=captions, extend=[data.more], note=notes.append)
+    assert any("optim.total_updates was 3 and is 5" in text for text in notes)
+    go(data, out, 5, config=override(captions, ["checkpoint_every=1", "data.micro_batch.caption=3"]))
+    lines = list(Run(str(out)).metrics())
+    assert [sorted(line["losses"]) for line in lines[2:]] == [
+        ["caption", "interleaved", "text"],
+        ["caption"],
+        ["caption"],
+    ]
+    with pytest.raises(ConfigError, match=r"data.quotas.text is 2 here and 0 in the run"):
+        go(data, out, 5, config=override(TOY, ["optim.total_updates=5"]))
+    with pytest.raises(ConfigError, match="--union says how new rows are mixed in"):
+        go(data, out, 5, config=captions, union=True)
 
 
 # cut off ------------------------------------------------------------------------------------------------------------

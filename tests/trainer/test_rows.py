@@ -301,3 +301,12 @@ def test_arrays_are_views_of_the_shard(tmp_path: Path) -> None:
         assert not row.images[0].flags.writeable
         with pytest.raises(ValueError, match="read-only"):
             row.tokens[0] = np.int32(5)
+
+
+def test_what_is_held_out_is_no_data_to_train_on(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    rows = [{"caption": [[caption(jpeg(0), 5, 6)]]}]
+    kept, apart = pack(store, rows), pack(store, rows, key="heldout-1")
+    for digests in ([apart], [kept, apart]):
+        with pytest.raises(ConfigError, match=f"manifest {apart} is of what is held out"):
+            sources(store, digests)
