@@ -22,7 +22,7 @@ from engine.cluster import connect, where
 from engine.config import override
 from engine.drive import drive
 from engine.errors import ConfigError
-from engine.ledger import Ledger
+from engine.ledger import Ledger, code_version
 from engine.recipe import Recipe
 from engine.status import status
 from engine.window import Options
@@ -83,11 +83,8 @@ def demo(folder: str, workers: int, as_json: bool, train: Callable[..., int], an
     digests = frozen(recipe, ledger, "pack")
     words = ["kosmos", "train", *digests, "--store", str(store), "--out", str(run), "--updates", str(UPDATES)]
     console.print(Text(f"\n$ {shlex.join(words)}", "bold"), soft_wrap=True)
-    try:
-        code = train(digests, str(store), str(run), UPDATES, as_json)
-    except ConfigError:
-        shutil.rmtree(run)  # a demo of another version trained it, on other rows
-        code = train(digests, str(store), str(run), UPDATES, as_json)
+    _clear(run, digests)
+    code = train(digests, str(store), str(run), UPDATES, as_json)
     if code:
         return code
     image, said = sample(recipe, ledger, root / "samples")
@@ -100,6 +97,19 @@ def demo(folder: str, workers: int, as_json: bool, train: Callable[..., int], an
     console.print(Text(f"{image.name}\n  its page says:   {said}\n  the model says:  {text}"), soft_wrap=True)
     _next(truth, store, run, console)
     return 0
+
+
+def _clear(run: Path, digests: list[str]) -> None:
+    """Remove the run of a demo of another version or on other rows: it could not go on."""
+    try:
+        found = json.loads((run / "run.json").read_text())
+        mine = (found["digests"], found["code"]) == (digests, code_version())
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError):
+        mine = False
+    if not mine:
+        shutil.rmtree(run)
 
 
 def _next(truth: smallweb.Truth, store: Path, run: Path, console: Console) -> None:
