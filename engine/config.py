@@ -16,34 +16,52 @@ T = TypeVar("T")
 
 
 def override(config: T, settings: Iterable[str]) -> T:
-    """The config with every 'a.b=value' applied. ConfigError for an unknown field or a value of another type."""
+    """The config with every 'a.b=value' applied, all at once: what two settings must agree on may come in any order.
+
+    ConfigError for an unknown field or a value of another type.
+    """
+    given: dict[str, Any] = {}
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals or not path:
             raise ConfigError(f"--set {setting}: write it as stage.field=value")
-        config = _replace(config, path.split("."), text, path)
-    return config
+        *groups, name = path.split(".")
+        _known(config, [*groups, name], path)
+        group = given
+        for step in groups:
+            group = group.setdefault(step, {})
+        group[name] = (path, text)
+    return _rebuilt(config, given)  # type: ignore[no-any-return]
 
 
-def _replace(config: Any, path: list[str], text: str, whole: str) -> Any:
-    if not dataclasses.is_dataclass(config) or isinstance(config, type):
-        raise ConfigError(f"--set {whole}: there are no fields below {whole.rsplit('.', len(path))[0]}")
-    names = [field.name for field in dataclasses.fields(config) if field.init]
-    if path[0] not in names:
-        close = difflib.get_close_matches(path[0], names, n=1, cutoff=0.5)
-        near = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
-        raise ConfigError(f"--set {whole}: no field {path[0]!r}{near}")
-    current = getattr(config, path[0])
-    if len(path) > 1:
-        return dataclasses.replace(config, **{path[0]: _replace(current, path[1:], text, whole)})
-    if dataclasses.is_dataclass(current):
-        inner = ", ".join(field.name for field in dataclasses.fields(current))
-        raise ConfigError(f"--set {whole}: it is a group of fields; set one of {inner}")
-    kind = typing.get_type_hints(type(config))[path[0]]
-    try:
-        return dataclasses.replace(config, **{path[0]: _parse(kind, text)})
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"--set {whole}={text}: {error}") from None
+def _known(config: Any, steps: list[str], path: str) -> None:
+    """ConfigError unless the steps lead to a field that is no group."""
+    for number, step in enumerate(steps):
+        if not dataclasses.is_dataclass(config) or isinstance(config, type):
+            raise ConfigError(f"--set {path}: there are no fields below {'.'.join(steps[:number])}")
+        names = [field.name for field in dataclasses.fields(config) if field.init]
+        if step not in names:
+            close = difflib.get_close_matches(step, names, n=1, cutoff=0.5)
+            near = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
+            raise ConfigError(f"--set {path}: no field {step!r}{near}")
+        config = getattr(config, step)
+    if dataclasses.is_dataclass(config):
+        inner = ", ".join(field.name for field in dataclasses.fields(config))
+        raise ConfigError(f"--set {path}: it is a group of fields; set one of {inner}")
+
+
+def _rebuilt(config: Any, given: dict[str, Any]) -> Any:
+    values: dict[str, Any] = {}
+    for name, inner in given.items():
+        if isinstance(inner, dict):
+            values[name] = _rebuilt(getattr(config, name), inner)
+            continue
+        path, text = inner
+        try:
+            values[name] = _parse(typing.get_type_hints(type(config))[name], text)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"--set {path}={text}: {error}") from None
+    return dataclasses.replace(config, **values)
 
 
 def _parse(kind: Any, text: str) -> Any:

@@ -78,3 +78,20 @@ def test_lines_say_every_field_once() -> None:
     found = list(lines(Outer()))
     assert found[0] == 'extract.language = "en"' and 'judge.codes = ["a", "b"]' in found and "seed = 1" in found
     assert len(found) == 6 + 6 + 2
+
+
+@dataclass(frozen=True)
+class Bounds:
+    low: int = 1
+    high: int = 5
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise ConfigError("low is above high")
+
+
+def test_settings_that_must_agree_come_in_any_order() -> None:
+    for settings in (["low=9", "high=12"], ["high=12", "low=9"], ["high=0", "low=9", "high=12"]):
+        assert override(Bounds(), settings) == Bounds(low=9, high=12)
+    with pytest.raises(ConfigError, match="low is above high"):
+        override(Bounds(), ["low=9"])
