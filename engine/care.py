@@ -6,8 +6,6 @@ import hashlib
 import random
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
-from urllib.parse import urlsplit
 
 from engine.attempt import produce, scratch_folder
 from engine.chain import Chain
@@ -151,9 +149,9 @@ def gc(ledger: Ledger, min_age: timedelta = MIN_AGE, dry_run: bool = False) -> G
 
 def _partial(ledger: Ledger, before: float, dry_run: bool, garbage: Garbage) -> None:
     # a process killed while it wrote to file:// leaves `name#1`, which object_store itself never lists
-    if not ledger.store.url.startswith("file://"):
+    if ledger.store.folder is None:
         return
-    for path in Path(urlsplit(ledger.store.url).path).rglob("*#*"):
+    for path in ledger.store.folder.rglob("*#*"):
         if path.name.rsplit("#", 1)[-1].isdigit() and path.stat().st_mtime < before:
             garbage.files += 1
             garbage.num_bytes += path.stat().st_size

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import obstore
 from obstore.exceptions import (
@@ -26,10 +27,11 @@ from obstore.exceptions import (
     PreconditionError,
     UnauthenticatedError,
 )
-from obstore.store import from_url
+from obstore.store import LocalStore, from_url
 
 from engine.errors import ConfigError, Missing, StoreError
 
+FILE = "file://"
 SCHEMES = ("file", "s3", "gs", "az", "memory", "http", "https")
 # object_store backs off with jitter on 429, 5xx and connection errors by itself; these bound it.
 RETRY: Any = {
@@ -57,31 +59,40 @@ def absolute(url: str) -> str:
     """A store address in full: a bare path becomes file://; ConfigError for an unknown scheme."""
     scheme = urlsplit(url).scheme
     if not scheme:
-        return "file://" + str(Path(url).expanduser().absolute())
+        # what means something in an address is no part of a file's name there
+        return FILE + re.sub("[%#?]", lambda found: quote(found[0]), str(Path(url).expanduser().absolute()))
     if scheme == "file":
-        path = urlsplit(url).path
-        if not path.startswith("/") or urlsplit(url).netloc:
+        if not url.startswith(FILE + "/"):
             raise ConfigError(f"{url} is not an absolute file address; write file:///path or just the path")
-        return "file://" + path
+        return url
     if scheme not in SCHEMES:
         raise ConfigError(
             f"{url}: scheme {scheme!r} is not one of {', '.join(SCHEMES[:-2])}; give --store s3://bucket/prefix"
         )
+    if "#" in url or "?" in url:
+        raise ConfigError(f"{url}: # and ? end a path in an address; give one without them")
     return url.rstrip("/")
+
+
+def local_path(url: str) -> Path | None:
+    """The path that a full file:// address means; None for other kinds."""
+    return Path(unquote(url.removeprefix(FILE))) if url.startswith(FILE) else None
 
 
 @cache  # a memory:// store lives here
 def _connect(url: str) -> Any:
     scheme = urlsplit(url).scheme
     options: dict[str, Any] = {}
-    if scheme == "file":
+    place = local_path(url)
+    if place is not None:
         try:
-            Path(urlsplit(url).path).mkdir(parents=True, exist_ok=True)
+            place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
                 f"{url} cannot be made: {error.strerror or error}; give a --store that you can write"
             ) from None
-    elif scheme != "memory":
+        return LocalStore(place)
+    if scheme != "memory":
         options["retry_config"] = RETRY
         # moto, MinIO and other stores on loopback speak plain http; AWS_ENDPOINT_URL decides, as everywhere
         if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://") or scheme == "http":
@@ -99,11 +110,14 @@ def _first_line(error: BaseException) -> str:
 
 
 class Store:
-    """One root address; paths are relative to it. Picklable: a worker opens its own connection."""
+    """One root address; paths are relative to it. Picklable: a worker opens its own connection.
+
+    url: in full. folder: on this machine, None for other kinds.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = absolute(url)
-        self._local = Path(urlsplit(self.url).path) if self.url.startswith("file://") else None
+        self.folder = local_path(self.url)
 
     @property
     def _store(self) -> Any:
@@ -113,7 +127,12 @@ class Store:
     @property
     def absent(self) -> bool:
         """Whether this is a folder that does not exist; False for other kinds, which have no folders."""
-        return self._local is not None and not self._local.exists()
+        return self.folder is not None and not self.folder.exists()
+
+    @property
+    def place(self) -> str:
+        """Where it is, as a person types it."""
+        return self.url if self.folder is None else str(self.folder)
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.url,)
@@ -158,9 +177,9 @@ class Store:
         """Upload a local file under a name that is this attempt's alone; on file:// it is on disk when this returns."""
         try:
             obstore.put(self._store, path, source)
-            if self._local is not None:
+            if self.folder is not None:
                 # a commit must never outlive its data: a power cut between the two would leave a lie
-                with open(self._local / path, "rb") as written:
+                with open(self.folder / path, "rb") as written:
                     os.fsync(written.fileno())
         except _FAULTS as error:
             raise self._fault("write", path, error) from None

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +20,7 @@ from engine.errors import ConfigError, Missing, StoreError
 from engine.ledger import Commit, Generation, Ledger
 from engine.schema import OFFSETS as OFFSETS_SCHEMA
 from engine.stage import OFFSETS, Output, Place, Stage, Unit
-from engine.store import Store
+from engine.store import Store, local_path
 
 Item = TypeVar("Item")
 READS = 128  # range requests at once: what hides an object store's latency (measured: curation, assemble)
@@ -89,9 +88,8 @@ class LedgerWork:
 
     def local(self, uri: str) -> Path:
         """A local path with the bytes behind an address; InputError if it cannot be read."""
-        parts = urlsplit(uri)
-        if parts.scheme in ("", "file"):
-            path = Path(unquote(parts.path) if parts.scheme else uri)
+        path = Path(uri) if "://" not in uri else local_path(uri)
+        if path is not None:
             if not path.is_file():
                 raise InputError(f"{uri} is not a file; `kosmos plan` lists what was found")
             return path

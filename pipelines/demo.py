@@ -150,5 +150,5 @@ def shards(recipe: Recipe, ledger: Ledger) -> str:
     files = [file for commit in commits for file in commit.outputs["curated"]]
     size = sum(file.bytes for file in files)
     rows = sum(file.rows for file in files)
-    first = ledger.store.url.removeprefix("file://") + "/" + files[0].path if files else "none"
+    first = f"{ledger.store.place}/{files[0].path}" if files else "none"
     return f"{rows:,} documents, {size:,} bytes in {len(files)} Arrow files, the first at {first}"

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 
@@ -25,7 +25,7 @@ from engine.errors import ConfigError, Missing
 from engine.ledger import Ledger
 from engine.schema import WARCS
 from engine.stage import Output, Stage, Unit, Work, digest
-from engine.store import Store, absolute
+from engine.store import Store, absolute, local_path
 
 MIRROR = "https://data.commoncrawl.org"
 MAX_LISTING_BYTES = 256 << 20  # CC-MAIN listings are about 15 MB unpacked
@@ -109,7 +109,8 @@ def _name(warcs: list[Warc]) -> str:
 
 def _crawl(name: str, mirror: str) -> list[Warc]:
     mirror = absolute(mirror)
-    if mirror.startswith("file://") and not Path(unquote(urlsplit(mirror).path)).is_dir():
+    place = local_path(mirror)
+    if place is not None and not place.is_dir():
         raise ConfigError(f"the mirror {mirror} is not a folder; give --mirror a folder that holds crawl-data/")
     path = f"crawl-data/{name}/warc.paths.gz"
     store = Store(mirror)
@@ -145,7 +146,7 @@ def _expand(pattern: str) -> list[Warc]:
         return _list_file(pattern[1:])
     if urlsplit(pattern).scheme not in ("", "file"):
         return [_remote(pattern)]
-    path = unquote(urlsplit(pattern).path) if pattern.startswith("file://") else os.path.expanduser(pattern)
+    path = str(local_path(pattern) or os.path.expanduser(pattern))
     if os.path.isdir(path):
         names = sorted(str(p) for p in Path(path).rglob("*") if p.name.endswith(SUFFIXES) and p.is_file())
         if not names:

@@ -122,6 +122,25 @@ def test_a_foreign_address_is_a_config_error(url: str) -> None:
         Store(url)
 
 
+@pytest.mark.parametrize("name", ["run#1", "q?x=1", "pc%20t", "a b", "é", "c%"])
+def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    store = Store(str(tmp_path / name))
+    assert store.put_new("x/y", b"1") and store.get("x/y") == b"1"
+    source = tmp_path / "source"
+    source.write_bytes(b"2")
+    store.put_file("z", source)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "source"])
+    assert store.place == str(tmp_path / name) and (tmp_path / name / "z").read_bytes() == b"2"
+    again = Store(store.url)
+    assert again.url == store.url and again.get("z") == b"2"
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/run#1", "gs://bucket/a?b", "https://host/a?b=c"])
+def test_what_ends_a_path_is_refused_in_addresses(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"# and \? end a path"):
+        Store(url)
+
+
 def test_a_place_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match="--store"):
