@@ -21,7 +21,7 @@ from engine.spread import check_partitions
 from engine.stage import UNKEYED
 from engine.store import absolute
 from engine.vocab import IMAGE_SLOTS, STREAMS
-from pipelines.pack.tokenizer import body
+from pipelines.pack.tokenizer import body, parsed
 
 if TYPE_CHECKING:
     from engine.ledger import Commit
@@ -83,8 +83,13 @@ class Config:
 
 
 def digest(config: Config) -> str:
-    """Hex sha256 of the tokenizer's bytes; ConfigError if they cannot be read or are over 16 MiB."""
-    return config.digest or hashlib.sha256(body(config.tokenizer)).hexdigest()
+    """Hex sha256 of the tokenizer's bytes; ConfigError if they cannot be read or are no tokenizer."""
+    if config.digest:
+        return config.digest
+    proto = body(config.tokenizer)
+    if config.tokenizer:
+        parsed(proto, config.tokenizer)
+    return hashlib.sha256(proto).hexdigest()
 
 
 def pinned(config: Config) -> tuple[str, ...]:

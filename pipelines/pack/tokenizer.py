@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.errors import ConfigError, StoreError
-from engine.store import Store
+from engine.store import Store, local_path
 from engine.vocab import CONTROLS, Vocab
 
 if TYPE_CHECKING:
@@ -66,42 +65,48 @@ def bundled() -> Path:
 
 def body(uri: str) -> bytes:
     """The bytes of the model at a path or address, "" for the bundled one; ConfigError if they cannot be read."""
-    parts = urlsplit(uri)
+    what = uri or "the bundled tokenizer"
+    path = (Path(uri).expanduser() if "://" not in uri else local_path(uri)) if uri else bundled()
     try:
-        if parts.scheme in ("", "file"):
-            path = (Path(unquote(parts.path)) if parts.scheme else Path(uri)) if uri else bundled()
-            size, read = path.stat().st_size, path.read_bytes
-        else:
+        if path is None:
             root, _, name = uri.rpartition("/")
             store = Store(root)
             head = store.head(name)
             if head is None:
                 raise ConfigError(f"{uri} is not there; give pack.tokenizer the address of a SentencePiece model")
-            size, read = head.size, lambda: store.get(name)
-        if size > MAX_BYTES:
-            raise ConfigError(f"{uri} has {size} bytes, no tokenizer; give pack.tokenizer a file of up to {MAX_BYTES}")
-        return read()
+            found = store.get(name) if head.size <= MAX_BYTES else bytes(MAX_BYTES + 1)
+        elif path.exists() and not path.is_file():
+            raise ConfigError(f"{uri} is no file; give pack.tokenizer a SentencePiece model")
+        else:
+            with open(path, "rb") as file:
+                found = file.read(MAX_BYTES + 1)
     except (OSError, StoreError) as error:
-        what = uri or "the bundled tokenizer"
         raise ConfigError(f"{what} cannot be read ({error}); give pack.tokenizer a SentencePiece model") from None
+    if len(found) > MAX_BYTES:
+        raise ConfigError(f"{uri} is over {MAX_BYTES} bytes, no tokenizer; give pack.tokenizer a SentencePiece model")
+    return found
 
 
 def load(path: Path) -> Tokenizer:
     """The tokenizer in a file; ConfigError if it is no SentencePiece model or its ids 0-2 are not <unk>, <s>, </s>."""
+    return parsed(body(str(path)), str(path))
+
+
+def parsed(proto: bytes, what: str) -> Tokenizer:
+    """The tokenizer of a model's bytes, as `load`; what: their name for people."""
     import sentencepiece
 
-    proto = body(str(path))
     try:
         if not proto:
             raise RuntimeError("it is empty")
         model = sentencepiece.SentencePieceProcessor(model_proto=proto)
         pieces = model.get_piece_size()
     except RuntimeError:
-        raise ConfigError(f"{path} is no SentencePiece model; give pack.tokenizer one, or leave it empty") from None
+        raise ConfigError(f"{what} is no SentencePiece model; give pack.tokenizer one, or leave it empty") from None
     found = tuple(model.id_to_piece(piece) for piece in range(min(CONTROLS, pieces)))
     if found != CONTROL_PIECES:
         raise ConfigError(
-            f"{path} begins with {' '.join(found)}; pack.tokenizer needs a model whose ids 0-2 are "
+            f"{what} begins with {' '.join(found)}; pack.tokenizer needs a model whose ids 0-2 are "
             f"{' '.join(CONTROL_PIECES)}, SentencePiece's default"
         )
     vocab = Vocab(pieces=pieces)

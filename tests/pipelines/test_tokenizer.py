@@ -92,7 +92,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("cut", lambda path: path.write_bytes(bundled().read_bytes()[:-1000]), "no SentencePiece model"),
     ("controls", other_controls, "<unk> <s> </s>"),
     ("large", lambda path: path.write_bytes(bytes(MAX_BYTES + 1)), "no tokenizer"),
-    ("folder", lambda path: path.mkdir(), "cannot be read"),
+    ("folder", lambda path: path.mkdir(), "is no file"),
     ("absent", lambda path: None, "cannot be read"),
 ]
 
@@ -155,3 +155,17 @@ def test_who_looks_later_needs_no_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert interleaved(small()).pinned == ()
     with pytest.raises(ConfigError, match="no sha256 in hex"):
         override(small(), ["pack.digest=12"])
+
+
+def test_what_is_no_tokenizer_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    text = tmp_path / "words #1.txt"
+    text.write_text("no model")
+    for given, sentence in (
+        (str(text), "is no SentencePiece model"),
+        (f"file://{tmp_path}/words%20%231.txt", "is no SentencePiece model"),
+        (str(tmp_path), "is no file"),
+        ("/dev/zero", "is no file"),
+        (str(tmp_path / "none"), "cannot be read"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            interleaved(override(small(), [f"pack.tokenizer={given}"]))
