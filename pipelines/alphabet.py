@@ -36,3 +36,14 @@ def classes() -> np.ndarray[Any, Any]:
     for bullet in BULLETS:
         table[ord(bullet)] |= BULLET
     return table
+
+
+@cache
+def lower_codes() -> np.ndarray[Any, Any]:
+    """u32[0x110000]: every code point in lower case; 0 for what `str.lower` makes longer or reads in its context."""
+    table = np.arange(0x110000, dtype=np.uint32)
+    for code in range(0x20000):  # no letter beyond has a case
+        lower = chr(code).lower()
+        table[code] = ord(lower) if len(lower) == 1 else 0
+    table[[ord(sigma) for sigma in "\u03a3\u03c3\u03c2"]] = 0  # sigma looks at its neighbours
+    return table

@@ -9,9 +9,13 @@ ASCII is not UTF-8, whatever it says: read so, its few accents would vanish.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from resiliparse.parse.encoding import detect_encoding
+
+from pipelines.kernel import compiled
 
 MAX_BAD = 0.02  # share of characters that may be broken
 CLEAN = 0.001  # a declaration under which fewer are broken is believed
@@ -93,7 +97,7 @@ def to_utf8(body: bytes, content_type: str = "") -> Decoded:
     else:
         strict = True
     if strict:
-        if b"\x1b$" in body and _codec(_label(body)) in ("iso2022_jp", ""):
+        if b"\x1b" in body and b"\x1b$" in body and _codec(_label(body)) in ("iso2022_jp", ""):
             return _judged(body, "iso2022_jp")
         return _measured(body, "utf-8", 0)
     best: Decoded | None = None
@@ -149,8 +153,20 @@ def _judged(body: bytes, codec: str) -> Decoded:
     return _measured(text.encode("utf-8", "replace"), codec, wrong)
 
 
+def _controls(data):  # type: ignore[no-untyped-def]
+    """Whether a text u8[N] holds a byte of CONTROLS: a tenth of the time that it takes to drop none."""
+    found = False
+    for byte in data:
+        kept = (byte == 9) | (byte == 10) | (byte == 12) | (byte == 13) | (byte == 27)
+        found |= ((byte < 32) & ~kept) | (byte == 127)
+    return found
+
+
+controls: Callable[..., bool] = compiled(_controls, allocates=False)
+
+
 def _measured(text: bytes, codec: str, wrong: int) -> Decoded:
     """Counts control characters as broken too and drops them; refuses when too many are."""
-    clean = text.translate(None, CONTROLS)
+    clean = text.translate(None, CONTROLS) if controls(np.frombuffer(text, np.uint8)) else text
     bad = (wrong + len(text) - len(clean)) / max(1, len(text) + wrong)
     return Decoded(text=clean, codec=codec, bad=bad) if bad <= MAX_BAD else Decoded(text=b"", codec="", bad=bad)

@@ -52,10 +52,14 @@ def blocks(page: Page, answers: list[int], max_images: int) -> Blocks:
     out = np.empty(len(page.data) + 2 * num + 16, np.uint8)
     entries, spans = np.empty((num + 2, 13), np.int32), np.empty((num + 2, 3), np.int32)
     images, metas = np.empty(num, np.int32), np.empty(num, np.int32)
-    now = walk(
+    stack = np.zeros((page.depth + 2, 13), np.int32)  # tag, leave, entry where it began, then the context inside
+    stack[0, FIGURE_AT] = -1
+    now = np.zeros(17, np.int64)
+    now[LAZY_AT] = -1
+    walk(
         page.data, page.what, page.tags, page.begins, page.ends, page.flags, page.same,
-        np.array([*answers, 0], np.int32), page.address, num, page.depth, t.TRAITS, max_images, out, entries, spans,
-        images, metas, classes(),
+        np.array([*answers, 0], np.int32), page.address, num, t.TRAITS, max_images, out, entries, spans,
+        images, metas, classes(), stack, now,
     )  # fmt: skip
     return Blocks(
         text=out[: now[AT]].tobytes(),
@@ -331,19 +335,15 @@ def _open(row, tag, flag, traits, now):  # type: ignore[no-untyped-def]
 
 
 def _walk(  # type: ignore[no-untyped-def]
-    data, what, tags, begins, ends, flags, same, answers, address, num, depth, traits, max_images, out, entries,
-    spans, images, metas, table,
+    data, what, tags, begins, ends, flags, same, answers, address, num, traits, max_images, out, entries,
+    spans, images, metas, table, stack, now,
 ):  # fmt: skip
-    """Tokens -> now i64[17]: how many rows of entries, spans, images and metas were written.
+    """Tokens -> now i64[17], as `blocks` starts it: how many rows of entries, spans, images and metas were written.
 
     entries i32[,13]: begin and end in out, kind, level, image, characters linked, links, figure, cell, row, table,
     characters, letters where there are links or cells.
     spans i32[,3]: what, first entry, entry after the last. images, metas: tokens. address: equal for equal pictures.
     """
-    stack = np.zeros((depth + 2, 13), np.int32)  # tag, leave, entry where it began, then the context inside
-    stack[0, FIGURE_AT] = -1
-    now = np.zeros(17, np.int64)
-    now[LAZY_AT] = -1
     top = 0
     i = 0
     while i < num:
@@ -435,16 +435,15 @@ def _walk(  # type: ignore[no-untyped-def]
         leave(stack[top], out, now, entries, spans, table)
         top -= 1
     flush(now, stack[0], entries, out, table)
-    return now
 
 
-space: Kernel = compiled(_space)
-append: Kernel = compiled(_append)
-blank: Kernel = compiled(_blank)
-preformatted: Kernel = compiled(_preformatted)
-letters: Kernel = compiled(_letters)
-flush: Kernel = compiled(_flush)
-leave: Kernel = compiled(_leave)
-picture: Kernel = compiled(_picture)
-opened: Kernel = compiled(_open)
-walk: Kernel = compiled(_walk)
+space: Kernel = compiled(_space, allocates=False)
+append: Kernel = compiled(_append, allocates=False)
+blank: Kernel = compiled(_blank, allocates=False)
+preformatted: Kernel = compiled(_preformatted, allocates=False)
+letters: Kernel = compiled(_letters, allocates=False)
+flush: Kernel = compiled(_flush, allocates=False)
+leave: Kernel = compiled(_leave, allocates=False)
+picture: Kernel = compiled(_picture, allocates=False)
+opened: Kernel = compiled(_open, allocates=False)
+walk: Kernel = compiled(_walk, allocates=False)

@@ -30,19 +30,21 @@ def cache_folder() -> str:
     return os.path.join(root, f"kernels-{digest.hexdigest()[:12]}")
 
 
-def compiled(loop: Loop) -> Loop:
+def compiled(loop: Loop, *, allocates: bool = True) -> Loop:
     """The same function, compiled at its first call for the types that it is called with; releases the GIL.
 
-    Integers wrap, indices are not checked: a kernel states what its caller must hold.
+    Integers wrap, indices are not checked: a kernel states what its caller must hold. allocates: whether it makes
+    arrays. One that makes none counts no references, and may call only its like: each call and each row of an array
+    costs two locked instructions a reference, which were half the time of the walk over tokens.
     """
     jit: Any = numba.njit  # typed since numba 0.63 only
     config: Any = numba.config
     before = config.CACHE_DIR
     config.CACHE_DIR = cache_folder()  # read when the cache of a function is set up, which is now
     try:
-        kernel: Loop = jit(nogil=True, boundscheck=False, cache=True)(loop)
+        kernel: Loop = jit(nogil=True, boundscheck=False, cache=True, _nrt=allocates)(loop)
     except (RuntimeError, OSError):  # "cannot cache function": the folder cannot be written
-        kernel = jit(nogil=True, boundscheck=False)(loop)
+        kernel = jit(nogil=True, boundscheck=False, _nrt=allocates)(loop)
     finally:
         config.CACHE_DIR = before
     return kernel

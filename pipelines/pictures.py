@@ -20,6 +20,7 @@ LAZY_SRC = (
     "data-ezsrc", "data-pin-media",
 )  # fmt: skip
 LAZY_SRCSET = ("data-srcset", "data-lazy-srcset", "data-original-set", "data-flickity-lazyload-srcset", "data-bgset")
+LAZY = frozenset(LAZY_SRC + LAZY_SRCSET)
 LAZY_CLASS = frozenset(("lazy", "lazyload", "lazyloaded", "lazyloading", "lozad"))
 PLACEHOLDER = re.compile(
     r"(?:^|[^a-z0-9])(?:placeholder|blank|spacer|transparent|pixel|1x1|lazy|lazyload|loading|loader|empty|clear|gr[ae]y|"
@@ -88,7 +89,10 @@ def placeholder(address: str) -> bool:
 
 def length(attributes: Attributes, side: str) -> int:
     """The declared width or height in pixels, from the attribute or the style; 0 if there is none."""
-    match = LENGTH.fullmatch(attributes.get(side) or "")
+    value = attributes.get(side) or ""
+    if value.isdecimal() and len(value) <= 6:
+        return int(value)
+    match = LENGTH.fullmatch(value) if value else None
     if match is None and (style := attributes.get("style")):
         match = STYLE[side].search(style)
     return int(match[1]) if match else 0
@@ -98,7 +102,7 @@ def choose(img: Attributes, sources: Sequence[Attributes] = ()) -> tuple[str, bo
     """The address of a picture and whether it came from a lazy-loading attribute; "" if there is none."""
     plain = img.get("src") or ""
     lazy_set = lazy = ""
-    if any(name.startswith("data-") for name in img):
+    if not LAZY.isdisjoint(img):
         lazy_set = next((v for name in LAZY_SRCSET if (v := img.get(name))), "")
         lazy = next((v for name in LAZY_SRC if (v := img.get(name)) and usable(v) and not SPACE.search(v.strip())), "")
     candidates = img.get("srcset") or ""

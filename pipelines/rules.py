@@ -15,7 +15,7 @@ from importlib import resources
 import numpy as np
 
 from pipelines import tally
-from pipelines.alphabet import classes
+from pipelines.alphabet import classes, lower_codes
 from pipelines.tally import NAMES, Array
 
 GOPHER = ("the", "be", "to", "of", "and", "that", "have", "with")  # GO
@@ -90,14 +90,17 @@ class Counted:
 
 def count(texts: Sequence[str]) -> Counted:
     """The words of some blocks."""
-    lower = "".join(texts).lower()
     offsets = np.zeros(len(texts) + 1, np.int64)
     np.cumsum([len(text) for text in texts], out=offsets[1:])
-    if len(lower) != offsets[-1] or "\u03c3" in lower or "\u03c2" in lower:  # sigma looks at its neighbours
-        blocks = [text.lower() for text in texts]
-        lower = "".join(blocks)
-        np.cumsum([len(text) for text in blocks], out=offsets[1:])
-    text = tally.codes(lower)
+    joined = "".join(texts)
+    text = tally.codes(joined.lower() if joined.isascii() else joined)
+    if not joined.isascii():
+        wide = text
+        text = np.empty_like(wide)
+        if tally.lowered(wide, lower_codes(), text):
+            blocks = [text.lower() for text in texts]
+            text = tally.codes("".join(blocks))
+            np.cumsum([len(text) for text in blocks], out=offsets[1:])
     counts = np.empty((len(texts), len(tally.COUNTS)), np.int64)
     starts = np.zeros(len(texts) + 1, np.int64)
     room = len(text) // 2 + len(texts) + 1
@@ -174,10 +177,10 @@ def _bounds(blocks: Counted, words: Array, prose: Array, rules: BlockRules) -> l
         for _, failed in found:
             asked &= ~failed
         repetition = np.empty((len(words), 2), np.float64)
-        bound = rules.character_repetition
+        bounds = (rules.character_repetition, rules.word_repetition)
         tally.repetition(
             blocks.text, blocks.offsets, asked, blocks.hashes, blocks.lengths, blocks.starts,
-            1.0 if bound is None else bound, repetition,
+            *(1.0 if bound is None else bound for bound in bounds), repetition,
         )  # fmt: skip
         if rules.character_repetition is not None:
             found.append(("character_repetition", repetition[:, 0] > rules.character_repetition))

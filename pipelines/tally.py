@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.grams import FACTOR, character_repetition, find, hashed, room, twice
 from pipelines.kernel import compiled
 
-SEED, FACTOR = 0x9E3779B97F4A7C15, 0xFF51AFD7ED558CCD
 STOP, FLAGGED, SPAM, GOPHER = 1, 2, 4, 8  # GOPHER << i: the i-th of eight words
 NAMES = (
     "words", "mean_word_length", "character_repetition", "word_repetition", "special_characters", "stopwords",
@@ -52,29 +52,14 @@ def lookup(lists: Iterable[tuple[Iterable[str], int]]) -> tuple[Array, Array]:
     return keys, values
 
 
-def _hash(text, start, end):  # type: ignore[no-untyped-def]
-    """u32 code points -> u64, never 0."""
-    value = np.uint64(SEED)
-    for i in range(start, end):
-        value = (value ^ np.uint64(text[i])) * np.uint64(FACTOR)
-        value ^= value >> np.uint64(29)
-    return value | np.uint64(1)
-
-
-def _room(num):  # type: ignore[no-untyped-def]
-    size = 16
-    while size < 2 * num:
-        size *= 2
-    return size
-
-
-def _slot(keys, key):  # type: ignore[no-untyped-def]
-    """Where a key is or would be; keys: power of two, 0 = free."""
-    mask = np.uint64(len(keys) - 1)
-    place = (key ^ (key >> np.uint64(32))) & mask
-    while keys[place] != 0 and keys[place] != key:
-        place = (place + np.uint64(1)) & mask
-    return place
+def _lowered(text, lower, out):  # type: ignore[no-untyped-def]
+    """out u32[N]: a text in lower case, by a table that has 0 where that takes more; whether one is met."""
+    met = False
+    for i in range(len(text)):
+        code = lower[text[i]]
+        met |= code == 0
+        out[i] = code
+    return met
 
 
 def _tokens(text, offsets, table, keys, values, counts, hashes, lengths, starts):  # type: ignore[no-untyped-def]
@@ -156,80 +141,6 @@ def _tokens(text, offsets, table, keys, values, counts, hashes, lengths, starts)
         row[10] = gibberish
         row[11] = gopher
         starts[b + 1] = words
-
-
-def _twice(hashes, num, maybe):  # type: ignore[no-untyped-def]
-    """maybe[i]: whether hashes[i] may occur twice among the first num; False is certain. Returns how many may."""
-    bits = 6
-    while 1 << bits < 16 * num:
-        bits += 1
-    shift = np.uint64(64 - bits)
-    low = np.uint64(63)
-    once, again = np.zeros(1 << (bits - 6), np.uint64), np.zeros(1 << (bits - 6), np.uint64)
-    for i in range(num):
-        place = hashes[i] >> shift
-        bit = np.uint64(1) << (place & low)
-        word = place >> np.uint64(6)
-        again[word] |= once[word] & bit
-        once[word] |= bit
-    total = 0
-    for i in range(num):
-        place = hashes[i] >> shift
-        maybe[i] = (again[place >> np.uint64(6)] >> (place & low)) & np.uint64(1)
-        total += maybe[i]
-    return total
-
-
-def _character_repetition(text, bound):  # type: ignore[no-untyped-def]
-    """OB, ROOTS: of the counts of 10-grams, the share of the sqrt(n) largest that are over 1.
-
-    0 where it is certain not to be over the bound: most blocks repeat so little that nothing needs counting.
-    """
-    num = len(text) - 9
-    if num < 2:
-        return 0.0
-    hashes = np.empty(num, np.uint64)
-    factor = np.uint64(0x100000001B3)
-    power = np.uint64(1)
-    for _ in range(10):
-        power *= factor
-    rolling = np.uint64(0)
-    for i in range(9):
-        rolling = rolling * factor + np.uint64(text[i]) + np.uint64(1)
-    left = np.uint64(0)
-    for i in range(num):
-        rolling = rolling * factor + np.uint64(text[i + 9]) + np.uint64(1) - power * left
-        left = np.uint64(text[i]) + np.uint64(1)
-        hashes[i] = (rolling * np.uint64(FACTOR)) | np.uint64(1)
-    maybe = np.empty(num, np.bool_)
-    total = twice(hashes, num, maybe)
-    if total <= bound * num:
-        return 0.0
-    keys = np.zeros(room(total), np.uint64)
-    counts = np.zeros(len(keys), np.int32)
-    distinct = num - total
-    most = 0
-    for i in range(num):
-        if maybe[i]:
-            place = find(keys, hashes[i])
-            if keys[place] == 0:
-                keys[place] = hashes[i]
-                distinct += 1
-            counts[place] += 1
-            if counts[place] > most:
-                most = int(counts[place])
-    if most < 2:
-        return 0.0
-    histogram = np.zeros(most + 1, np.int64)
-    for place in range(len(counts)):
-        histogram[counts[place]] += 1
-    rest = min(np.int64(np.sqrt(distinct)), distinct - (histogram[1] + num - total))
-    repeated = 0
-    for count in range(most, 1, -1):
-        taken = min(rest, histogram[count])
-        repeated += taken * count
-        rest -= taken
-    return repeated / num
 
 
 def _first(hashes, num, grams, again):  # type: ignore[no-untyped-def]
@@ -344,10 +255,10 @@ def _sums(lengths):  # type: ignore[no-untyped-def]
     return sums
 
 
-def _repetition(text, offsets, asked, hashes, lengths, starts, bound, out):  # type: ignore[no-untyped-def]
+def _repetition(text, offsets, asked, hashes, lengths, starts, bound, word_bound, out):  # type: ignore[no-untyped-def]
     """out f64[B, 2]: character and word repetition of the blocks that are asked for.
 
-    bound: a character repetition that is certain not to be over it may stand as 0.
+    What is certain not to be over its bound may stand as 0.
     """
     for b in range(len(offsets) - 1):
         out[b] = 0.0
@@ -362,7 +273,12 @@ def _repetition(text, offsets, asked, hashes, lengths, starts, bound, out):  # t
         grams = np.empty(num, np.uint64)
         again = np.empty(num, np.bool_)
         first(words, num, grams, again)
-        repeated = 0
+        run = may = repeated = 0
+        for i in range(num):  # a 5-gram occurs again only where each of its words does
+            run = run + 1 if again[i] else 0
+            may += run >= 5
+        if may <= word_bound * (num - 4):
+            continue
         for n in range(2, 6):
             repeated = longer(words, sums, n, grams, again)[0]
             if repeated == 0:
@@ -423,23 +339,19 @@ def _gather(text, offsets, kept, hashes, lengths, starts):  # type: ignore[no-un
         if b != kept[0]:
             joined[at] = 10
             at += 1
-        for i in range(offsets[b], offsets[b + 1]):
-            joined[at] = text[i]
-            at += 1
-        for i in range(starts[b], starts[b + 1]):
-            own[word] = hashes[i]
-            sizes[word] = lengths[i]
-            word += 1
+        size = offsets[b + 1] - offsets[b]
+        joined[at : at + size] = text[offsets[b] : offsets[b + 1]]
+        at += size
+        num = starts[b + 1] - starts[b]
+        own[word : word + num] = hashes[starts[b] : starts[b + 1]]
+        sizes[word : word + num] = lengths[starts[b] : starts[b + 1]]
+        word += num
     return joined, own, sizes
 
 
 # Bound in the order in which they call each other: numba resolves these names when it compiles.
-room: Kernel = compiled(_room)
-find: Kernel = compiled(_slot)
-hashed: Kernel = compiled(_hash)
+lowered: Kernel = compiled(_lowered, allocates=False)
 tokens: Kernel = compiled(_tokens)
-twice: Kernel = compiled(_twice)
-character_repetition: Kernel = compiled(_character_repetition)
 first: Kernel = compiled(_first)
 longer: Kernel = compiled(_longer)
 duplicate: Kernel = compiled(_duplicate)

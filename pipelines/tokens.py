@@ -52,7 +52,7 @@ def read(html: bytes) -> Page:
     begins, ends, flags, asks, same = (np.empty(room, np.int32) for _ in range(5))
     num, num_asks, depth = scan(
         data, t.TAG_KEYS, t.TAG_VALUES, t.ATTRIBUTE_KEYS, t.ATTRIBUTE_VALUES, t.TRAITS, what, tags, begins, ends, flags,
-        asks, same,
+        asks, same, np.full(1024, -1, np.int32),
     )  # fmt: skip
     return Page(
         data=data, what=what[:num], tags=tags[:num], begins=begins[:num], ends=ends[:num], flags=flags[:num],
@@ -148,15 +148,16 @@ def _known(data, begin, end, begins, ends, asks, slots, num_asks):  # type: igno
 
 
 def _scan(  # type: ignore[no-untyped-def]
-    data, tag_keys, tag_values, attribute_keys, attribute_values, traits, what, tags, begins, ends, flags, asks, same
-):
+    data, tag_keys, tag_values, attribute_keys, attribute_values, traits, what, tags, begins, ends, flags, asks, same,
+    slots,
+):  # fmt: skip
     """Serialised HTML u8[N] -> (tokens, asks, depth): what, tag, begin, end, flags and its ask a token; the asks.
 
-    begin..end of an element are its attributes, of text its bytes, of a title its text.
+    begin..end of an element are its attributes, of text its bytes, of a title its text. slots i32: all -1, a power of
+    two of them, for what was asked already.
     """
     size = len(data)
     num = num_asks = depth = deepest = skipped = 0
-    slots = np.full(1024, -1, np.int32)
     i = 0
     while i < size:
         if data[i] != 60:
@@ -281,8 +282,8 @@ def _scan(  # type: ignore[no-untyped-def]
     return num, num_asks, deepest
 
 
-lookup: Kernel = compiled(_lookup)
-image_name: Kernel = compiled(_image_name)
-raw_end: Kernel = compiled(_raw_end)
-known_as: Kernel = compiled(_known)
-scan: Kernel = compiled(_scan)
+lookup: Kernel = compiled(_lookup, allocates=False)
+image_name: Kernel = compiled(_image_name, allocates=False)
+raw_end: Kernel = compiled(_raw_end, allocates=False)
+known_as: Kernel = compiled(_known, allocates=False)
+scan: Kernel = compiled(_scan, allocates=False)

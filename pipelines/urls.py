@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+from functools import lru_cache
 
 MAX_CHARS = 8192  # longer addresses are data in disguise, and no server takes them
 
@@ -61,6 +62,10 @@ def absolute(base: str, reference: str) -> str:
         return ""
     if reference.startswith(("http://", "https://")):
         return canonical(reference)
+    if reference.startswith("/"):
+        near = _origin(base) + reference
+        if PLAIN.fullmatch(near) and len(near) <= MAX_CHARS:
+            return near
     text = _browser(reference)
     scheme = SCHEME.match(text)
     if scheme:
@@ -81,6 +86,13 @@ def absolute(base: str, reference: str) -> str:
     if not path.startswith("/"):
         path = home[3].rpartition("/")[0] + "/" + path
     return canonical(f"{home[1]}://{home[2]}{path}{tail}")
+
+
+@lru_cache(maxsize=64)  # a page has few bases
+def _origin(base: str) -> str:
+    """Scheme and host of an address as written."""
+    home = PARTS.match(base)
+    return f"{home[1]}://{home[2]}" if home else ""
 
 
 def host(url: str) -> str:
@@ -105,7 +117,9 @@ def url_hash(url: str) -> int:
 
 def _browser(url: str) -> str:
     """What browsers do first: trim, drop tabs and line ends, turn backslashes before the query."""
-    url = url.strip(EDGES).translate(DROPPED)
+    url = url.strip(EDGES)
+    if "\n" in url or "\t" in url or "\r" in url:
+        url = url.translate(DROPPED)
     if not url.isascii():
         url = SURROGATE.sub("\ufffd", url)
     if "\\" in url:

@@ -78,8 +78,7 @@ def entries(walked: Walked, drop: Array, group: Array) -> list[Entry]:
     text, blocks = walked.blocks.text, walked.blocks.entries
     plain = text.decode("ascii") if text.isascii() else ""
     stay = np.flatnonzero(~drop)
-    columns = [blocks[stay, column].tolist() for column in (0, 1, 2, 3, 4)]
-    for place, begin, end, kind, level, image in zip(stay.tolist(), *columns, strict=True):
+    for place, (begin, end, kind, level, image) in zip(stay.tolist(), blocks[stay, :5].tolist(), strict=True):
         if image >= 0:
             found.append(Entry("", "", 0, image))
         elif kind == tags.TABLE:
@@ -181,7 +180,7 @@ def _plain(text: str) -> str:
 def _attributes(text: bytes) -> Attributes:
     """The attributes of an element as lexbor writes them, "" where there is no value."""
     found = ATTRIBUTE.findall(text.decode("utf-8", "replace"))
-    return {name: _plain(value) for name, value in found}
+    return {name: _plain(value) for name, value in found} if b"&" in text else dict(found)
 
 
 def _flags(text: bytes) -> int:

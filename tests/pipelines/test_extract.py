@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import hashlib
 from dataclasses import replace
@@ -170,6 +171,17 @@ def test_chunks_do_not_change_the_rows(tmp_path: Path) -> None:
     again, _ = run(tmp_path / "w", records)
     for name, table in many.items():
         assert table.equals(few[name].combine_chunks()) and table.equals(again[name])
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_left_as_it_was(tmp_path: Path, enabled: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        run(tmp_path / "w.warc.gz", [record(PAGE)])
+        assert gc.isenabled() is enabled and gc.get_freeze_count() == 0
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_block_rules_drop_and_count(tmp_path: Path) -> None:

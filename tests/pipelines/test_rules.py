@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 
@@ -111,6 +112,17 @@ def test_a_page_is_its_blocks_as_lines() -> None:
     counted = rules.count(["x y", PROSE, "z", "ΑΣ", "İ"])
     assert rules.page(counted, np.array([1])).tolist() == page([PROSE])
     assert rules.page(counted, np.array([0, 2, 3, 4])).tolist() == page(["x y", "z", "ΑΣ", "İ"])
+
+
+LETTERS = st.characters(codec="utf-8") | st.sampled_from("ΑΣσςİıẞÅKǅ")
+
+
+@given(st.lists(st.text(LETTERS, max_size=20), max_size=5))
+@settings(deadline=None)
+def test_words_are_read_in_the_lower_case_of_their_own_block(texts: list[str]) -> None:
+    counted = rules.count(texts)
+    blocks = [counted.text[begin:end] for begin, end in itertools.pairwise(counted.offsets.tolist())]
+    assert [block.tobytes() for block in blocks] == [text.lower().encode("utf-32-le") for text in texts]
 
 
 @given(st.lists(st.text(max_size=80), max_size=5))
