@@ -4,7 +4,8 @@ config batch             what is trained, on what, how: tiny(), kosmos1(); what 
 decoder tower model      single-device code with shape-suffixed names; parallelism comes from outside
 order                    which row is where in which update: a pure function of the update's number
 rows images loader       manifests -> rows -> batches
-loop checkpoints fit     an optimiser step; what survives; the whole job
+loop checkpoints plain   an optimiser step; what survives, and its JSON
+fit memory               the whole job; whether it fits
 launch                   `kosmos train`: this process or Ray Train; the one module that knows Ray
 generate words answer    greedy decoding; tokens and text; `kosmos generate`
 """

@@ -20,6 +20,7 @@ from trainer.model import Kosmos
 from trainer.words import Words
 
 MAX_IMAGE_BYTES = 64 << 20
+MAX_NAME = 200  # letters of a file's name in a sentence
 
 
 def answer(run: str, images: Sequence[str], text: str, max_tokens: int = 64) -> str:
@@ -32,7 +33,9 @@ def answer(run: str, images: Sequence[str], text: str, max_tokens: int = 64) -> 
         raise ConfigError(f"--max-tokens is {max_tokens}; give it 1 or more")
     if not images and not text.strip():
         raise ConfigError("there is nothing to go on from; give --image FILE, --prompt TEXT, or both")
-    folder = Run(run)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ConfigError("the prompt is not UTF-8; give --prompt a text that is")
+    folder = Run(run, elsewhere="give --run the folder of another run")
     described, checkpoint = folder.describe(), folder.latest()
     if described is None or checkpoint is None:
         raise ConfigError(f"{folder.place} holds no checkpoint; run `kosmos train DIGEST.. --out {run}` first")
@@ -49,11 +52,16 @@ def answer(run: str, images: Sequence[str], text: str, max_tokens: int = 64) -> 
 
 def _pixels(file: str, size: int) -> torch.Tensor:
     path = Path(file)
-    if not path.is_file():
-        raise ConfigError(f"{file} is not a file; give --image the path of an image")
-    if path.stat().st_size > MAX_IMAGE_BYTES:
-        raise ConfigError(f"{file} is over {MAX_IMAGE_BYTES >> 20} MiB; give --image a smaller one")
-    pixels = decode(path.read_bytes(), size, foreign=True)
+    try:
+        if not path.is_file():
+            raise ConfigError(f"{file} is not a file; give --image the path of an image")
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            raise ConfigError(f"{file} is over {MAX_IMAGE_BYTES >> 20} MiB; give --image a smaller one")
+        body = path.read_bytes()
+    except OSError as error:
+        named = file if len(file) <= MAX_NAME else file[:MAX_NAME] + "..."
+        raise ConfigError(f"{named} cannot be read ({error.strerror}); give --image the path of an image") from None
+    pixels = decode(body, size, foreign=True)
     if pixels is None:
         raise ConfigError(f"{file} cannot be decoded; give --image a JPEG, PNG or WebP file")
     return pixels

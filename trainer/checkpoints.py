@@ -4,11 +4,12 @@
     <out>/tokenizer.model                               the SentencePiece model that made its tokens
     <out>/order/<update>.json                           create-only: the order from that update on, when data was added
     <out>/checkpoints/<update>/model.<attempt>.pt       and optimizer.<attempt>.pt
-    <out>/checkpoints/<update>/complete.json            create-only, last: names the two, their sizes and sha256
-    <out>/metrics/<update>.jsonl                        the updates since the checkpoint before, a line each
+    <out>/checkpoints/<update>/complete.json            create-only, last: names the two, their sizes, sha256, metrics
+    <out>/metrics/<first>-<last>.<attempt>-<attempt before>.jsonl     the updates since the checkpoint before
     <out>/failures/<attempt>.txt                        the traceback of a worker that failed
 
 A checkpoint without its complete.json is garbage, never a lie: a crash at any point leaves the one before in force.
+Metrics count when a checkpoint leads to them, so two processes in one folder never give an update two lines.
 """
 
 from __future__ import annotations
@@ -18,26 +19,32 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 import tempfile
 import typing
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from engine.errors import ConfigError, StoreError
+from engine.errors import ConfigError, Missing, StoreError
 from engine.ledger import code_version
 from engine.store import Store
 from trainer.config import Config, DataConfig
+from trainer.plain import built
 
 FORMAT = 1
 KEEP = 3  # complete checkpoints that stay; a run of KOSMOS-1 writes 20 GB each
 RUN, TOKENIZER, COMPLETE = "run.json", "tokenizer.model", "complete.json"
 CHUNK_BYTES = 16 << 20
 PARTS = ("model", "optimizer")
+# what others put beside ours, a file browser's say, is no file of the run
+LINES = re.compile(r"metrics/([0-9]{8,})-([0-9]{8,})\.([0-9a-f]{12})(?:-([0-9a-f]{12}))?\.jsonl")
+ORDER = re.compile(r"order/([0-9]{8,})\.json")
+FOLDER = re.compile(r"[0-9]{8,}")
 # What does not change what an update is, and how far the run goes: a longer schedule goes on from where it is.
 FREE = ("name", "checkpoint_every", "data.micro_batch.", "optim.total_updates")
 
@@ -53,11 +60,15 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """A complete checkpoint: after which update, the mean loss of that update (None if it had none), its files."""
+    """A complete checkpoint: after which update, the mean loss of that update (None if it had none), its files.
+
+    metrics: the path of the lines of the updates since the checkpoint before, None if there were none.
+    """
 
     update: int
     loss: float | None
     parts: dict[str, Part]
+    metrics: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,11 +82,15 @@ class Described:
 
 
 class Run:
-    """A run's folder. Nothing is written, and no folder made, before `create` or `save`."""
+    """A run's folder. Nothing is written, and no folder made, before `create` or `save`.
 
-    def __init__(self, url: str) -> None:
+    elsewhere: what a person is told to type where this folder will not do.
+    """
+
+    def __init__(self, url: str, elsewhere: str = "give --out a new folder") -> None:
         self.store = Store(url)
-        self.place = self.store.url.removeprefix("file://")
+        self.place = self.store.place
+        self.elsewhere = elsewhere
 
     def __repr__(self) -> str:
         return f"Run({self.place!r})"
@@ -85,27 +100,27 @@ class Run:
         if self.store.absent:
             return None
         if not self.store.exists(RUN):
-            if next(iter(self.store.list("")), None) is not None:
-                raise ConfigError(f"{self.place} holds other things and no training run; give --out a new folder")
+            # a worker that fails before the run is made leaves its traceback
+            if any(not head.path.startswith("failures/") for head in self.store.list("")):
+                raise ConfigError(f"{self.place} holds other things and no training run; {self.elsewhere}")
             return None
-        document = _parsed(self.store.get(RUN), RUN, self.place)
+        document = self._parsed(RUN)
         if document.get("format") != FORMAT:
             raise ConfigError(
-                f"{self.place} has format {document.get('format')!r}, this version reads {FORMAT}; give --out a new "
-                "folder, or install the version that wrote it"
+                f"{self.place} has format {document.get('format')!r}, this version reads {FORMAT}; {self.elsewhere}, "
+                "or install the version that wrote it"
             )
         try:
-            return Described(
-                config=_built(Config, document["config"]),
-                digests=tuple(document["digests"]),
-                order=document["order"],
-                vocabulary=document["vocabulary"],
-            )
-        except (KeyError, TypeError) as error:
-            raise StoreError(f"{RUN} in {self.place} cannot be read ({error!r}); give --out a new folder") from None
+            described: Described = built(Described, {name: document[name] for name in _names(Described)})
+            return described
+        except (KeyError, TypeError, ValueError, ConfigError) as error:
+            raise StoreError(f"{RUN} in {self.place} cannot be read ({error!r}); {self.elsewhere}") from None
 
     def create(self, described: Described, tokenizer: bytes) -> None:
-        """Make the run, or find it made; ConfigError if it was made with another config, data or vocabulary."""
+        """Make the run, or find it made; ConfigError if it was made with another config, data or vocabulary.
+
+        StoreError if its tokenizer is not the one that it was made with.
+        """
         new = self.describe() is None
         if new:
             document = {"format": FORMAT, "code": code_version(), **dataclasses.asdict(described)}
@@ -116,28 +131,44 @@ class Run:
         check(described, found, self.place, found.config.data if new else None)
         if not self.store.exists(TOKENIZER):
             self.store.put_new(TOKENIZER, tokenizer)
+        self.tokenizer(found)
 
     def tokenizer(self, described: Described) -> bytes:
         """The SentencePiece model, checked against the run's record."""
-        body = self.store.get(TOKENIZER)
+        try:
+            body = self.store.get(TOKENIZER)
+        except Missing:
+            raise StoreError(
+                f"{TOKENIZER} is not in {self.place}; `kosmos train` with the same words writes it again"
+            ) from None
         if hashlib.sha256(body).hexdigest() != described.vocabulary:
-            raise StoreError(f"{TOKENIZER} in {self.place} is damaged; delete it and run `kosmos train` again")
+            raise StoreError(
+                f"{TOKENIZER} in {self.place} is damaged; delete it, then `kosmos train` with the same "
+                "words writes it again"
+            )
         return body
 
     def orders(self) -> dict[int, dict[str, Any]]:
         """The orders that `add_order` wrote, by the first update of each, ascending."""
-        found = sorted(head.path for head in self.store.list("order/"))
-        return {int(Path(path).stem): _parsed(self.store.get(path), path, self.place) for path in found}
+        paths = (head.path for head in self.store.list("order/"))
+        found = {int(name[1]): name[0] for path in paths if (name := ORDER.fullmatch(path))}
+        return {first: self._parsed(found[first]) for first in sorted(found)}
 
     def data(self, described: Described) -> DataConfig:
         """What rows are drawn by since data was last added."""
-        newest = list(self.orders().values())[-1:]
-        data: DataConfig = _built(DataConfig, newest[0]["data"]) if newest else described.config.data
-        return data
+        orders = self.orders()
+        if not orders:
+            return described.config.data
+        first = max(orders)
+        try:
+            data: DataConfig = built(DataConfig, orders[first]["data"])
+            return data
+        except (KeyError, TypeError, ValueError, ConfigError) as error:
+            raise StoreError(f"{_order(first)} in {self.place} cannot be read ({error!r}); {self.elsewhere}") from None
 
     def add_order(self, first: int, order: Mapping[str, Any], data: DataConfig) -> None:
         """Record the order from an update on; StoreError if there is another one from there."""
-        path, body = f"order/{first:08d}.json", _json({**order, "data": dataclasses.asdict(data)})
+        path, body = _order(first), _json({**order, "data": dataclasses.asdict(data)})
         if not self.store.put_new(path, body) and self.store.get(path) != body:
             raise StoreError(
                 f"{self.place} adds other data from update {first} on; give the same --extend as before to resume"
@@ -147,34 +178,33 @@ class Run:
         """The newest complete checkpoint; half-written ones do not count."""
         if self.store.absent:
             return None
-        for name in reversed(self._numbers()):
-            found = self.checkpoint(int(name))
-            if found is not None:
-                return found
-        return None
+        return next(self._complete(reversed(self._numbers())), None)
 
     def checkpoint(self, update: int) -> Checkpoint | None:
         """The checkpoint of an update; None if there is no complete one."""
         path = f"{_folder(update)}/{COMPLETE}"
         if not self.store.exists(path):
             return None
-        document = _parsed(self.store.get(path), path, self.place)
         try:
-            parts = {part: Part(**document["parts"][part]) for part in PARTS}
-            return Checkpoint(update=document["update"], loss=document["loss"], parts=parts)
-        except (KeyError, TypeError) as error:
+            document = json.loads(self.store.get(path))
+            found: Checkpoint = built(Checkpoint, document)
+        except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(path, repr(error), update) from None
+        if found.update != update or set(found.parts) != set(PARTS):
+            raise self._damaged(path, f"it names {', '.join(sorted(found.parts))} of update {found.update}", update)
+        return found
 
     def load(self, checkpoint: Checkpoint, part: str) -> dict[str, Any]:
         """A state dict on the CPU: part "model" or "optimizer". StoreError if it is not what was written."""
         recorded = checkpoint.parts[part]
-        with tempfile.TemporaryDirectory(prefix="kosmos-") as scratch:
-            local = Path(scratch) / f"{part}.pt"
-            try:
-                size = self.store.download(recorded.path, local, limit=recorded.bytes)
-            except OSError as error:
-                raise _no_room(scratch, error) from None
-            if size != recorded.bytes or _sha256(local) != recorded.sha256:
+        head = self.store.head(recorded.path)
+        if head is None or head.size != recorded.bytes:
+            reason = f"it has {head.size} bytes of {recorded.bytes}" if head else "it is gone"
+            raise self._damaged(recorded.path, reason, checkpoint.update)
+        with _scratch("read a checkpoint into") as scratch:
+            local = scratch / f"{part}.pt"
+            self.store.download(recorded.path, local, limit=recorded.bytes)
+            if _sha256(local) != recorded.sha256:
                 raise self._damaged(recorded.path, "its sha256 is not the recorded one", checkpoint.update)
             state: dict[str, Any] = torch.load(local, map_location="cpu", weights_only=True)
             return state
@@ -193,13 +223,13 @@ class Run:
         """
         attempt = uuid.uuid4().hex[:12]
         parts = {part: self._put(f"{_folder(update)}/{part}.{attempt}.pt", states[part]) for part in PARTS}
-        if lines:
-            body = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-            self.store.put(f"metrics/{update:08d}.jsonl", body.encode())
-        complete = Checkpoint(update=update, loss=loss, parts=parts)
+        metrics = self._put_lines(update, attempt, lines) if lines else None
+        complete = Checkpoint(update=update, loss=loss, parts=parts, metrics=metrics)
         path, body_json = f"{_folder(update)}/{COMPLETE}", _json(dataclasses.asdict(complete))
         # a put whose answer was lost finds its own object
         if not self.store.put_new(path, body_json) and self.store.get(path) != body_json:
+            if metrics:
+                self.store.delete([metrics])
             raise StoreError(
                 f"another process has written update {update} of {self.place}; stop one of the two, then run the same "
                 "command again to resume"
@@ -209,7 +239,7 @@ class Run:
 
     def prune(self, update: int, keep: int) -> None:
         """Delete what lies at or below an update and is not of its last `keep` complete checkpoints."""
-        numbers = [int(name) for name in self._numbers() if int(name) <= update]
+        numbers = [number for number in self._numbers() if number <= update]
         kept: set[str] = set()
         for number in reversed(numbers):
             found = self.checkpoint(number) if len(kept) < keep * (1 + len(PARTS)) else None
@@ -223,18 +253,22 @@ class Run:
                 self.store.delete(doomed)
 
     def forget_after(self, update: int) -> None:
-        """Delete the metrics of updates that no complete checkpoint covers: resuming runs them again."""
-        paths = sorted(head.path for head in self.store.list("metrics/"))
-        later = [path for path in paths if int(Path(path).stem) > update]
+        """Delete the metrics of later updates that no complete checkpoint leads to: resuming runs them again."""
+        names = self._lines()
+        kept = {name[0] for found in self._complete(self._numbers()) for name in _chain(found, names)}
+        later = sorted(name[0] for name in names if int(name[2]) > update and name[0] not in kept)
         if later:
             self.store.delete(later)
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """The metrics of all updates up to the newest checkpoint, each once, ascending."""
+        """The metrics of all updates up to the newest checkpoint, each once, ascending; cut lines are left out."""
         newest = self.latest()
-        for path in sorted(head.path for head in self.store.list("metrics/")):
-            if newest is not None and int(Path(path).stem) <= newest.update:
-                yield from (json.loads(line) for line in io.BytesIO(self.store.get(path)))
+        for name in _chain(newest, self._lines()) if newest is not None else ():
+            for line in io.BytesIO(self.store.get(name[0])):
+                with contextlib.suppress(ValueError):
+                    values = json.loads(line)
+                    if isinstance(values, dict):
+                        yield values
 
     def keep_failure(self, text: str) -> str:
         """Store a traceback; the path of the file for people."""
@@ -242,24 +276,49 @@ class Run:
         self.store.put(path, text.encode())
         return f"{self.place}/{path}"
 
-    def _numbers(self) -> list[str]:
-        return [name for name in self.store.folders("checkpoints/") if name.isdigit()]
+    def _numbers(self) -> list[int]:
+        return sorted(int(name) for name in self.store.folders("checkpoints/") if FOLDER.fullmatch(name))
+
+    def _complete(self, updates: Iterable[int]) -> Iterator[Checkpoint]:
+        return (found for update in updates if (found := self.checkpoint(update)) is not None)
+
+    def _lines(self) -> list[re.Match[str]]:
+        paths = sorted(head.path for head in self.store.list("metrics/"))
+        return [name for path in paths if (name := LINES.fullmatch(path)) and int(name[1]) <= int(name[2])]
+
+    def _put_lines(self, update: int, attempt: str, lines: Sequence[Mapping[str, Any]]) -> str:
+        """Store metrics under a name that leads to those of the checkpoint before; the path."""
+        first = lines[0]["update"]
+        before = self.checkpoint(first - 1)
+        named = LINES.fullmatch(before.metrics or "") if before is not None else None
+        path = f"metrics/{first:08d}-{update:08d}.{attempt}{'-' + named[3] if named else ''}.jsonl"
+        self.store.put(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode())
+        return path
 
     def _put(self, path: str, state: Mapping[str, Any]) -> Part:
         # a local file first: an object store's upload wants a length, and the sum is needed before the commit
-        with tempfile.TemporaryDirectory(prefix="kosmos-") as scratch:
-            local = Path(scratch) / "part.pt"
+        with _scratch("write a checkpoint below") as scratch:
+            local = scratch / "part.pt"
             with open(local, "wb") as sink:
                 hashing = _Hashing(sink)
-                with _torch_faults(scratch):
+                with _torch_faults():
                     torch.save(dict(state), typing.cast(IO[bytes], hashing))
             self.store.put_file(path, local)
             return Part(path=path, bytes=hashing.size, sha256=hashing.sum.hexdigest())
 
+    def _parsed(self, path: str) -> dict[str, Any]:
+        try:
+            document = json.loads(self.store.get(path))
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise StoreError(f"{path} in {self.place} is damaged; {self.elsewhere}")
+        return document
+
     def _damaged(self, path: str, reason: str, update: int) -> StoreError:
         return StoreError(
-            f"{path} in {self.place} is damaged ({reason}); delete {self.place}/{_folder(update)}/{COMPLETE} to resume "
-            "from the checkpoint before it, or give --out a new folder"
+            f"{path} in {self.place} is damaged ({reason}); delete {self.place}/{_folder(update)}/{COMPLETE} to go "
+            f"back to the checkpoint before it, or {self.elsewhere}"
         )
 
 
@@ -279,16 +338,49 @@ class _Hashing:
 
 
 @contextlib.contextmanager
-def _torch_faults(scratch: str) -> Iterator[None]:
+def _scratch(doing: str) -> Iterator[Path]:
+    """A local folder for a part on its way; StoreError where the disk gives out (the store's faults are its own)."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="kosmos-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise StoreError(
+            f"cannot {doing} {tempfile.tempdir or 'a temporary folder'}: {error.strerror or error}; set TMPDIR to a "
+            "folder with more room"
+        ) from None
+
+
+@contextlib.contextmanager
+def _torch_faults() -> Iterator[None]:
+    """Raise what was behind a RuntimeError of torch's writer: a full disk, a second Ctrl-C."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch's writer says RuntimeError for a full disk
-        raise _no_room(scratch, error) from None
+    except RuntimeError as error:
+        behind: BaseException | None = error
+        while behind is not None:
+            if isinstance(behind, OSError | KeyboardInterrupt):
+                raise behind from None
+            behind = behind.__cause__ or behind.__context__
+        raise
 
 
-def _no_room(scratch: str, error: BaseException) -> StoreError:
-    first = str(error).strip().splitlines()[0]
-    return StoreError(f"cannot write a checkpoint below {scratch}: {first}; set TMPDIR to a folder with more room")
+def _chain(newest: Checkpoint, names: Sequence[re.Match[str]]) -> list[re.Match[str]]:
+    """The files of metrics that a checkpoint leads to, each going on where the one before ends, ascending.
+
+    Of several that end at one update, the one that is named counts. Where that is gone: the nearest below.
+    """
+    by_last: dict[int, dict[str, re.Match[str]]] = {}
+    for name in names:
+        by_last.setdefault(int(name[2]), {})[name[3]] = name
+    found: list[re.Match[str]] = []
+    named = LINES.fullmatch(newest.metrics or "")
+    reach, attempt = newest.update, named[3] if named else None
+    for last in sorted(by_last, reverse=True):
+        if last <= reach:
+            name = by_last[last].get(attempt or "") or next(iter(by_last[last].values()))
+            found.append(name)
+            reach, attempt = int(name[1]) - 1, name[4]
+    return found[::-1]
 
 
 def check(given: Described, found: Described, place: str, data: DataConfig | None) -> None:
@@ -324,18 +416,12 @@ def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + field.name, ",".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def _built(kind: Callable[..., Any], plain: Mapping[str, Any]) -> Any:
-    """A tree of dataclasses from what `dataclasses.asdict` made of it and JSON kept."""
-    hints = typing.get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for name, value in plain.items():
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            value = _built(typing.cast(Callable[..., Any], hint), value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[name] = value
-    return kind(**values)
+def _names(kind: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _order(first: int) -> str:
+    return f"order/{first:08d}.json"
 
 
 def _folder(update: int) -> str:
@@ -344,16 +430,6 @@ def _folder(update: int) -> str:
 
 def _json(document: Any) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _parsed(body: bytes, path: str, place: str) -> dict[str, Any]:
-    try:
-        document = json.loads(body)
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        raise StoreError(f"{path} in {place} is damaged; delete it to go on without it, or give --out a new folder")
-    return document
 
 
 def _sha256(local: Path) -> str:

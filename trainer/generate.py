@@ -1,7 +1,7 @@
 """A trained model's words: greedy decoding behind a prompt of images and text.
 
 Promises the argmax of the whole sequence at every step, for the price of one position (keys and values are cached). An
-image is 66 positions of the prompt: `<image>`, 64 slots, `</image>`; a model never says them itself, nor <s> or <pad>.
+image is 66 positions of the prompt: `<image>`, 64 slots, `</image>`; no model says them, nor <s>, <pad> or <unk>.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from engine.errors import ConfigError
-from engine.vocab import BOS, IMAGE_SLOTS, PAD, Vocab
+from engine.vocab import BOS, IMAGE_SLOTS, PAD, UNK, Vocab
 from trainer.model import Kosmos
 
 
@@ -25,8 +25,8 @@ def prompt(vocab: Vocab, text_ids: Sequence[int], num_images: int = 1) -> tuple[
 
 
 def unspoken(vocab: Vocab) -> tuple[int, ...]:
-    """List the tokens that are never targets in training, for `banned`."""
-    return (BOS, PAD, vocab.mask, vocab.doc, vocab.image, vocab.image_end, vocab.chunk)
+    """List the tokens that are no words, for `banned`: never targets in training, but for <unk>, which names none."""
+    return (BOS, PAD, UNK, vocab.mask, vocab.doc, vocab.image, vocab.image_end, vocab.chunk)
 
 
 @torch.inference_mode()
@@ -47,10 +47,15 @@ def greedy(
     if not tokens:
         raise ValueError("a prompt holds at least <s>")
     limit = model.config.max_length
+    if len(tokens) > limit or (max_new and len(tokens) == limit):
+        raise ConfigError(
+            f"a prompt of {len(tokens):,} tokens leaves no room for an answer in the model's {limit:,} positions (an "
+            f"image takes {IMAGE_SLOTS + 2}); shorten the text or give fewer images"
+        )
     if len(tokens) + max_new > limit:
         raise ConfigError(
             f"a prompt of {len(tokens):,} tokens and {max_new:,} new ones do not fit in the model's {limit:,} "
-            f"positions; ask for {max(0, limit - len(tokens)):,} new tokens at most, or shorten the prompt"
+            f"positions; ask for {limit - len(tokens):,} new tokens at most, or shorten the prompt"
         )
     device = model.decoder.embed_tokens.weight.device
     tokens_BT = torch.tensor([list(tokens)], device=device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -19,14 +20,17 @@ import tempfile
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TextIO
+from urllib.parse import urlsplit
 
 from engine.errors import ConfigError, Interrupted, KosmosError
 from engine.store import absolute
-from trainer.checkpoints import Run
+from trainer.checkpoints import RUN, Run
 from trainer.config import Config
-from trainer.fit import Job, Ready, go, prepare
+from trainer.fit import PROBE, Job, Ready, go, prepare, probed
 from trainer.fit import fit as fit
 from trainer.loop import Metrics, Result
 
@@ -55,6 +59,8 @@ def train(
     decides by RAY_ADDRESS. The first SIGINT or SIGTERM ends the run after the update in flight, with a checkpoint.
     """
     workers = num_workers(workers)
+    if urlsplit(out).scheme in ("memory", "http", "https"):
+        raise ConfigError(f"--out {out} keeps nothing once this ends; give a folder, or a bucket as s3://bucket/prefix")
     job = Job(
         config=config,
         digests=tuple(digests),
@@ -71,11 +77,13 @@ def train(
             for text in ready.notes:
                 shown.note(text)
             if ready.start >= job.last:
-                shown.note(f"{ready.run.place} is at update {ready.start}; --updates N above that trains further")
-                return 0
-            shown.begin(ready.start, job.last)
-            way = _in_ray if workers else _here
-            result = way(job, ready, shown, asked)
+                further = "--updates N" if ready.start < config.optim.total_updates else "--set optim.total_updates=N"
+                shown.note(f"{ready.run.place} is at update {ready.start}; {further} above that trains further")
+                result = Result(update=ready.start)
+            else:
+                shown.begin(ready.start, job.last)
+                way = _in_ray if workers else _here
+                result = way(job, ready, shown, asked)
     finally:
         shown.close()
     if result.interrupted:
@@ -86,30 +94,38 @@ def train(
 
 
 def num_workers(asked: int) -> int:
-    """0 for this process, 1 for a worker in Ray; below 0 is decided by RAY_ADDRESS. ConfigError for more."""
-    if asked > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    """0 for this process, 1 for a worker in Ray; -1 is decided by RAY_ADDRESS. ConfigError for all else."""
+    world = os.environ.get("WORLD_SIZE", "").strip() or "1"
+    if not world.isdecimal():
+        raise ConfigError(f"WORLD_SIZE is {world!r} in the environment and no number of processes; unset it")
+    if asked > 1 or int(world) > 1:
         raise ConfigError("this version trains with one process; give --workers 0 or 1, and start it without torchrun")
+    if asked < -1:
+        raise ConfigError(f"--workers is {asked}; give 0 for this process, 1 for a worker in Ray, or -1 to decide")
     return asked if asked >= 0 else int(bool(os.environ.get("RAY_ADDRESS")))
 
 
 def _summary(run: Run, result: Result, out: str) -> dict[str, Any]:
-    first = next((line for line in run.metrics() if line["loss"] is not None), {"update": 0, "loss": None})
-    last = result.last.plain() if result.last else {"loss": None}
+    counted = (line for line in run.metrics() if line["loss"] is not None)
+    first: dict[str, Any] = next(counted, {"update": 0, "loss": None})
+    last = result.last.plain() if result.last else deque(itertools.chain([first], counted), 1)[0]
     return {
         "update": result.update,
         "first_update": first["update"],
         "first_loss": first["loss"],
-        "last_loss": last["loss"],
+        "last_loss": last["loss"] if last["update"] == result.update else None,
         "checkpoint": f"{run.place}/checkpoints/{result.update:08d}",
         "next": f"kosmos generate --run {shlex.quote(out)} --image FILE",
     }
 
 
-def _here(job: Job, ready: Ready, shown: Face, asked: threading.Event) -> Result:
+def _here(job: Job, ready: Ready, shown: Face, asked: Wish) -> Result:
     ray_train = _ray_train()
+    with probed(ready.run):
+        pass
     with _quiet_ray():
         local = ray_train.torch.TorchTrainer(
-            lambda: go(job, ready, shown.advance, asked.is_set),
+            lambda: go(job, ready, shown.advance, lambda: asked.stop),
             scaling_config=ray_train.ScalingConfig(num_workers=0),
         )
         found = local.fit().return_value
@@ -162,13 +178,16 @@ class _Wire:
         return self._stop
 
 
-def _in_ray(job: Job, ready: Ready, shown: Face, asked: threading.Event) -> Result:
+def _in_ray(job: Job, ready: Ready, shown: Face, asked: Wish) -> Result:
     from engine.cluster import connect, connected, where
 
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_TIMEOUT_S)
     if not connected():
         shown.note(f"starting Ray {where()}; this takes some seconds")
-    with connect() as ray, tempfile.TemporaryDirectory(prefix="kosmos-") as scratch:
+    ours = signal.getsignal(signal.SIGTERM)
+    with connect() as ray, probed(ready.run), tempfile.TemporaryDirectory(prefix="kosmos-") as scratch:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)  # ray.init puts sys.exit there
         ray_train = _ray_train()
         wire = ray.remote(num_cpus=0)(_Wire).remote()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -197,7 +216,7 @@ def _in_ray(job: Job, ready: Ready, shown: Face, asked: threading.Event) -> Resu
         over = False
         while not over:
             over = bool(concurrent.futures.wait([fitting], timeout=POLL_S).done)
-            if asked.is_set():
+            if asked.stop:
                 wire.stop.remote()
             for kind, value in ray.get(wire.take.remote()):
                 if kind == UPDATE:
@@ -207,7 +226,7 @@ def _in_ray(job: Job, ready: Ready, shown: Face, asked: threading.Event) -> Resu
         try:
             fitting.result()
         except (ray_train.TrainingFailedError, ray.exceptions.RayError) as error:
-            path = ready.run.keep_failure(str(error))
+            path = _keep_failure(ready.run, str(error))
             reason = str(error).strip().splitlines()[-1]
             raise KosmosError(
                 f"the training worker failed ({reason}); the whole of it is in {path}; the same command resumes"
@@ -216,6 +235,15 @@ def _in_ray(job: Job, ready: Ready, shown: Face, asked: threading.Event) -> Resu
         raise ended[ERROR]
     result: Result = ended[RESULT]
     return result
+
+
+def _keep_failure(run: Run, text: str) -> str:
+    """Keep a traceback in the run, or on this machine where the run is not written down yet: the file's path."""
+    if run.store.exists(RUN):
+        return run.keep_failure(text)
+    with tempfile.NamedTemporaryFile("w", prefix="kosmos-failure-", suffix=".txt", delete=False) as sink:
+        sink.write(text)
+    return sink.name
 
 
 def _worker(given: dict[str, Any]) -> None:
@@ -230,7 +258,8 @@ def _worker(given: dict[str, Any]) -> None:
         return bool(ray.get(wire.stopped.remote())) or ray_train.get_preemption_info() is not None
 
     try:
-        if Run(job.out).describe() is None:
+        run = Run(job.out)
+        if run.store.absent or not run.store.exists(PROBE):
             raise ConfigError(
                 f"the worker does not see {job.out}; give --out and --store a bucket or a folder that all nodes share"
             )
@@ -240,18 +269,25 @@ def _worker(given: dict[str, Any]) -> None:
         ray.get(wire.say.remote(ERROR, error))
 
 
+@dataclass(slots=True)
+class Wish:
+    """Whether somebody wants an end: a plain attribute, as a lock taken by a signal's code would wait for itself."""
+
+    stop: bool = False
+
+
 @contextlib.contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """The event that the first SIGINT or SIGTERM sets; a second SIGINT is passed on."""
-    asked = threading.Event()
+def _interrupts() -> Iterator[Wish]:
+    """The wish that the first SIGINT or SIGTERM makes; a second SIGINT is passed on."""
+    asked = Wish()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
     def ask(number: int, _: Any) -> None:
-        if asked.is_set() and number == signal.SIGINT:
+        if asked.stop and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked.set()
+        asked.stop = True
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

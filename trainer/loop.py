@@ -19,11 +19,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.errors import BudgetExceeded
 from engine.vocab import PAD, STREAMS
 from trainer.batch import MicroBatch, Update
 from trainer.config import Config, OptimConfig
 
 EMPTY, NOT_FINITE = "empty", "not finite"  # why an update made no step
+MOST_WITHOUT_STEP = 20  # updates in a row; fewer come and go, as a batch of bad images or one overflow does
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,17 +114,23 @@ def train(
 
     model: its call gives the sum of the NLL over a micro-batch's counted tokens. checkpoint: called with the number of
     an update and the metrics since the one before, every `checkpoint_every` updates, at `last`, and when `preempted`
-    says so, after which the loop ends.
+    says so, after which the loop ends. None is written while updates make no step, and 20 such in a row, or a run that
+    ends on several which are not finite, raise BudgetExceeded: what lies behind the last step is no progress.
     """
     model.train()
+    without_step = 0
+    due = False
     since: list[Metrics] = []
     first: Metrics | None = None
     done: Metrics | None = None
     for number in range(start + 1, last + 1):
         if preempted():
-            if since:
-                checkpoint(number - 1, since)
-            return Result(update=number - 1, first=first, last=done, interrupted=True)
+            # the weights are those of the last step: with its number, the updates behind it run again
+            stepped = number - 1 - without_step
+            kept = since[: len(since) - without_step]
+            if kept:
+                checkpoint(stepped, kept)
+            return Result(update=stepped, first=first, last=kept[-1] if kept else None, interrupted=True)
         began = time.perf_counter()
         update = next(updates, None)
         if update is None or update.number != number:
@@ -131,10 +139,29 @@ def train(
         first = first or done
         since.append(done)
         report(done)
-        if number % config.checkpoint_every == 0 or number == last:
+        without_step = without_step + 1 if done.skipped else 0
+        _check_steps(config, done, without_step, number == last)
+        due = due or number % config.checkpoint_every == 0
+        if number == last or (due and not without_step):
             checkpoint(number, since)
-            since = []
+            since, due = [], False
     return Result(update=max(start, last), first=first, last=done)
+
+
+def _check_steps(config: Config, done: Metrics, without_step: int, is_last: bool) -> None:
+    ends_badly = is_last and without_step > 1 and done.skipped == NOT_FINITE
+    if without_step < MOST_WITHOUT_STEP and not ends_badly:
+        return
+    which = f"updates {done.update - without_step + 1} to {done.update} made no step"
+    if done.skipped == EMPTY:
+        raise BudgetExceeded(
+            f"{which}: nothing counts in their loss, {done.bad_images} of the {done.images} images of the last are "
+            "bad; see with `kosmos verify` whether the shards are whole, and pack again, or raise data.quotas"
+        )
+    raise BudgetExceeded(
+        f"{which}: their gradients are not finite, the run has diverged; no checkpoint of them was written, the ones "
+        f"before stay; train into a new folder with --out and a lower --set optim.lr={config.optim.lr / 4:g}"
+    )
 
 
 def _update(

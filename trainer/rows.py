@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -213,7 +212,7 @@ class Sources:
     def _download(self, shard: _Shard) -> Path:
         file = shard.file
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="kosmos-shards-")
+            self._folder = _folder()
         kept = sum(o.whole.size for o in self._opened.values() if o.cached is not None)
         while kept and kept + file.bytes > self._cache_bytes:
             oldest = next(path for path, opened in self._opened.items() if opened.cached is not None)
@@ -313,13 +312,20 @@ def _models(ledger: Ledger, commit: Commit) -> Iterator[tuple[int, bytes]]:
 
 def _local(ledger: Ledger, shard: _Shard) -> Path | None:
     """Where a shard lies on this machine's disk; None for other kinds of stores."""
-    url = urlsplit(ledger.store.url)
-    if url.scheme != "file":
+    folder = ledger.store.folder
+    if folder is None:
         return None
-    path = Path(url.path) / shard.file.path
-    if path.exists():
-        return path
-    return Path(url.path) / ledger.replaced(shard.commit, shard.output)[shard.index].path
+    path = folder / shard.file.path
+    return path if path.exists() else folder / ledger.replaced(shard.commit, shard.output)[shard.index].path
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="kosmos-shards-")
+    except OSError as error:
+        raise StoreError(
+            f"there is no folder to keep shards in: {error.strerror or error}; set TMPDIR to a folder with room"
+        ) from None
 
 
 def _checked(path: Path, file: File, url: str, *, cached: bool) -> _Open:

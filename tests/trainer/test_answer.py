@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from engine.cli import main
-from engine.errors import ConfigError
+from engine.errors import ConfigError, KosmosError, StoreError
 from engine.vocab import EOS, Vocab
 from tests.trainer import shards
 from tests.trainer.test_loop import CONFIG
@@ -80,14 +81,45 @@ def test_what_cannot_be_answered_is_one_sentence(run: str, image: str, tmp_path:
         ((run, [], "  ", 5), "nothing to go on from"),
         ((run, [str(text)], "", 5), "cannot be decoded"),
         ((run, [str(tmp_path / "none.jpg")], "", 5), "is not a file"),
-        ((run, [image, image], "", 5), "do not fit"),
+        ((run, [image, image], "", 5), "give fewer images"),
+        ((run, [image], "", 100), "do not fit"),
+        ((run, ["a" * 5000], "", 5), "a{200}... cannot be read .*--image"),
+        ((run, [str(text) + "/b.jpg"], "", 5), "is not a file"),
+        ((run, [], "caf\udce9", 5), "is not UTF-8; give --prompt"),
         ((run, [image], "", 0), "--max-tokens is 0"),
         ((str(empty), [image], "", 5), "holds no checkpoint; run `kosmos train"),
         ((str(tmp_path / "nowhere"), [image], "", 5), "holds no checkpoint"),
-        ((str(tmp_path), [image], "", 5), "holds other things"),
+        ((str(tmp_path), [image], "", 5), "holds other things .* give --run the folder of another run"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             answer(*given)
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"), [(b"{", "run.json"), (b'{"format": 2}', "has format 2"), (b'{"format": 1}', "run.json")]
+)
+def test_a_damaged_run_is_told_with_the_option_of_this_command(tmp_path: Path, body: bytes, sentence: str) -> None:
+    (tmp_path / "run.json").write_bytes(body)
+    with pytest.raises(KosmosError, match=rf"{sentence}.*give --run the folder of another run") as error:
+        answer(str(tmp_path), [], "The colour is", 5)
+    assert "--out" not in str(error.value)
+
+
+def test_a_run_without_its_tokenizer_says_how_it_comes_back(run: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "tokenizer.model").unlink()
+    with pytest.raises(StoreError, match="`kosmos train` with the same words writes it again"):
+        answer(str(copy), [], "The colour is", 5)
+
+
+def test_a_checkpoint_that_finds_no_room_is_read_into_another_folder(
+    run: str, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tiny_disk / "full").write_bytes(bytes(1 << 20))
+    monkeypatch.setattr("tempfile.tempdir", str(tiny_disk))
+    with pytest.raises(StoreError, match=r"cannot read a checkpoint into .*set TMPDIR to a folder with more room"):
+        answer(run, [], "The colour is", 5)
 
 
 def test_words_come_back_as_they_went() -> None:

@@ -17,7 +17,7 @@ import torch
 from engine.config import override
 from engine.errors import ConfigError, StoreError
 from engine.store import Store
-from trainer.checkpoints import COMPLETE, RUN, TOKENIZER, Described, Run, check
+from trainer.checkpoints import COMPLETE, RUN, TOKENIZER, Described, Run, _Hashing, _torch_faults, check
 from trainer.config import Config, DataConfig, Quotas, kosmos1, tiny
 
 MODEL = b"a tokenizer's model"
@@ -175,8 +175,78 @@ def test_a_run_of_another_format_is_refused(memory: str) -> None:
 def test_a_run_that_cannot_be_read_is_one_sentence(memory: str, body: bytes) -> None:
     run = run_at(memory)
     run.store.put(RUN, body)
-    with pytest.raises((StoreError, ConfigError), match="--out a new folder"):
+    with pytest.raises((StoreError, ConfigError), match="--out a new folder") as error:
         run.describe()
+    assert "delete" not in str(error.value)  # without run.json the folder would be refused
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("config", 5),
+        ("config", None),
+        ("config.seed", "2"),
+        ("config.seed", True),
+        ("config.model", [1]),
+        ("config.model.dim", 127),
+        ("config.model.colour", 3),
+        ("config.optim.lr", None),
+        ("config.optim.betas", [0.9]),
+        ("config.optim.betas", [0.9, "0.98"]),
+        ("config.data.weights", "a=1"),
+        ("digests", "dddd"),
+        ("digests", [1]),
+        ("order", []),
+        ("vocabulary", None),
+    ],
+)
+def test_a_run_of_other_types_is_one_sentence(memory: str, path: str, value: object) -> None:
+    run = run_at(memory)
+    document = json.loads(run.store.get(RUN))
+    *above, last = path.split(".")
+    inner = document
+    for name in above:
+        inner = inner[name]
+    inner[last] = value
+    run.store.put(RUN, json.dumps(document).encode())
+    with pytest.raises(StoreError, match=r"run.json in .* cannot be read .*give --out a new folder"):
+        run.describe()
+
+
+def test_whole_numbers_are_numbers(memory: str) -> None:
+    run = run_at(memory)
+    document = json.loads(run.store.get(RUN))
+    document["config"]["optim"]["clip_norm"] = 2
+    run.store.put(RUN, json.dumps(document).encode())
+    found = run.describe()
+    assert found is not None and found.config.optim.clip_norm == 2.0
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"{}", b'{"data": 5}', b'{"data": {"seed": "x"}}'])
+def test_a_damaged_order_is_one_sentence_and_not_to_be_deleted(memory: str, body: bytes) -> None:
+    run = run_at(memory)
+    run.store.put("order/00000101.json", body)
+    with pytest.raises(StoreError, match=r"order/00000101.json in .*--out a new folder") as error:
+        run.data(DESCRIBED)
+    assert "delete" not in str(error.value)  # the run would go on without its rows
+
+
+def test_what_others_put_into_the_folder_is_no_part_of_it(tmp_path: Path) -> None:
+    run = run_at(tmp_path / "run")
+    run.save(1, 1.0, states(1), [{"update": 1}])
+    for folder in ("metrics", "order", "checkpoints"):
+        (tmp_path / "run" / folder).mkdir(exist_ok=True)
+        for name in (".DS_Store", "\u00b2", "\u0663", "1", "00000009.txt", "-0000009.json"):
+            (tmp_path / "run" / folder / name).write_text("{}")
+        (tmp_path / "run" / folder / "\u00b2\u00b2\u00b2\u00b2\u00b2\u00b2\u00b2\u00b2").mkdir()
+        (tmp_path / "run" / folder / "\u00b2\u00b2\u00b2\u00b2\u00b2\u00b2\u00b2\u00b2" / COMPLETE).write_text("{}")
+    again = run_at(tmp_path / "run")
+    again.forget_after(0)
+    again.save(2, 1.0, states(2), [{"update": 2}])
+    latest = again.latest()
+    assert latest is not None and latest.update == 2
+    assert again.orders() == {} and [line["update"] for line in again.metrics()] == [1, 2]
+    assert (tmp_path / "run/metrics/.DS_Store").exists()
 
 
 def test_a_half_written_checkpoint_does_not_count_and_is_written_over(tmp_path: Path) -> None:
@@ -197,18 +267,8 @@ def test_a_half_written_checkpoint_does_not_count_and_is_written_over(tmp_path: 
     assert [line["loss"] for line in run.metrics()] == [3.5, 2.9]
 
 
-def test_an_update_that_was_run_twice_has_one_line(memory: str) -> None:
-    run = run_at(memory)
-    run.save(2, 1.0, states(1), [{"update": 1}, {"update": 2}])
-    # an interruption at 3 left its metrics and no complete checkpoint; the next run goes on from 2 to 4
-    run.store.put("metrics/00000003.jsonl", b'{"update": 3}\n')
-    run.forget_after(2)
-    run.save(4, 1.0, states(2), [{"update": 3}, {"update": 4}])
-    assert [line["update"] for line in run.metrics()] == [1, 2, 3, 4]
-
-
 @pytest.mark.parametrize("part", ["model", "optimizer"])
-@pytest.mark.parametrize("damage", ["flipped", "short", "long"])
+@pytest.mark.parametrize("damage", ["flipped", "short", "long", "gone"])
 def test_a_damaged_checkpoint_is_refused_with_what_to_do(tmp_path: Path, part: str, damage: str) -> None:
     run = run_at(tmp_path / "run")
     run.save(50, 3.5, states(1))
@@ -216,12 +276,15 @@ def test_a_damaged_checkpoint_is_refused_with_what_to_do(tmp_path: Path, part: s
     file = tmp_path / "run" / complete.parts[part].path
     body = bytearray(file.read_bytes())
     body[len(body) // 2] ^= 1
-    file.write_bytes({"flipped": bytes(body), "short": bytes(body[:-9]), "long": bytes(body) + b"more"}[damage])
+    damaged = {"flipped": bytes(body), "short": bytes(body[:-9]), "long": bytes(body) + b"more"}
+    file.unlink() if damage == "gone" else file.write_bytes(damaged[damage])
     with pytest.raises(StoreError) as error:
         run.load(complete, part)
     sentence = str(error.value)
     assert complete.parts[part].path in sentence
-    (tmp_path / "run" / "checkpoints" / "00000100" / COMPLETE).unlink()
+    mark = tmp_path / "run" / "checkpoints" / "00000100" / COMPLETE
+    assert f"delete {mark} to go back to the checkpoint before it, or give --out a new folder" in sentence
+    mark.unlink()
     latest = run.latest()
     assert latest is not None and latest.update == 50
 
@@ -229,9 +292,20 @@ def test_a_damaged_checkpoint_is_refused_with_what_to_do(tmp_path: Path, part: s
 def test_a_damaged_mark_of_completeness_is_refused(tmp_path: Path) -> None:
     run = run_at(tmp_path / "run")
     run.save(100, 3.0, states(2))
-    for body in (b"{", b"[]", b"{}", b'{"update": 100, "loss": 1, "parts": {"model": {}}}'):
+    good = run.store.get(f"checkpoints/00000100/{COMPLETE}")
+    for body in (
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"update": 100, "loss": 1, "parts": {"model": {}}}',
+        b'{"update": 100, "loss": 1, "parts": {}}',
+        good.replace(b'"update":100', b'"update":99'),
+        good.replace(b'"bytes":', b'"bytes":1.5,"was":'),
+        good.replace(b'"metrics":null', b'"metrics":7'),
+    ):
+        assert body != good
         run.store.put(f"checkpoints/00000100/{COMPLETE}", body)
-        with pytest.raises(StoreError, match="damaged"):
+        with pytest.raises(StoreError, match=r"damaged .*delete .*complete.json to go back"):
             run.latest()
 
 
@@ -268,6 +342,35 @@ def test_two_processes_in_one_run_are_told_so(memory: str) -> None:
     assert run.latest() == mine
 
 
+def test_an_interrupt_inside_the_writer_is_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_at(tmp_path / "run")
+    written = _Hashing.write
+    faults: list[BaseException] = []
+
+    def write(self: _Hashing, body: bytes) -> int:
+        if faults:
+            raise faults.pop()
+        return written(self, body)
+
+    monkeypatch.setattr(_Hashing, "write", write)
+    faults.append(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run.save(1, 1.0, states(1))
+    with pytest.raises(KeyboardInterrupt), _torch_faults():
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("unexpected pos 64 vs 0")  # what torch's writer says when it cannot end its file
+    with pytest.raises(OSError, match="No space"), _torch_faults():
+        try:
+            raise OSError(28, "No space left on device")
+        finally:
+            raise RuntimeError("unexpected pos 64 vs 0")
+    with pytest.raises(RuntimeError, match="CUDA"), _torch_faults():
+        raise RuntimeError("CUDA error")
+    assert run.latest() is None and list(run.metrics()) == []
+
+
 @pytest.mark.s3
 def test_a_put_whose_answer_was_lost_is_our_own(s3: str, flaky: Any) -> None:
     run = run_at(s3)
@@ -295,9 +398,9 @@ def test_no_room_for_the_local_copy_is_one_sentence(
     run = run_at(tmp_path / "run")
     complete = run.save(50, 3.5, states(1, size=300_000))
     monkeypatch.setattr("tempfile.tempdir", str(tiny_disk))
-    with pytest.raises(StoreError, match="set TMPDIR to a folder with more room"):
+    with pytest.raises(StoreError, match=r"cannot write a checkpoint below .* set TMPDIR to a folder with more room"):
         run.save(100, 3.0, states(2, size=300_000))
-    with pytest.raises(StoreError, match="set TMPDIR to a folder with more room"):
+    with pytest.raises(StoreError, match=r"cannot read a checkpoint into .* set TMPDIR to a folder with more room"):
         run.load(complete, "model")
     assert run.latest() == complete
     assert shutil.disk_usage(tiny_disk).free > 900_000
@@ -323,11 +426,22 @@ def test_another_tokenizer_in_its_place_is_refused(memory: str) -> None:
     run.store.put(TOKENIZER, b"another")
     with pytest.raises(StoreError, match=r"tokenizer.model .* is damaged"):
         run.tokenizer(DESCRIBED)
+    with pytest.raises(StoreError, match=r"damaged; delete it, then `kosmos train`"):
+        run_at(memory)  # resuming would end in a run that cannot answer
+    run.store.delete([TOKENIZER])
+    with pytest.raises(StoreError, match=r"is not in .* writes it again"):
+        run.tokenizer(DESCRIBED)
+    assert run_at(memory).tokenizer(DESCRIBED) == MODEL
 
 
 def test_a_failure_is_kept(tmp_path: Path) -> None:
     path = run_at(tmp_path / "run").keep_failure("Traceback ...")
     assert Path(path).read_text() == "Traceback ..."
+
+
+def test_a_failure_before_the_run_is_made_is_no_other_thing(memory: str) -> None:
+    Run(memory).keep_failure("Traceback ...")
+    assert run_at(memory).describe() == DESCRIBED
 
 
 def test_a_run_is_no_store_of_the_crawl(tmp_path: Path) -> None:

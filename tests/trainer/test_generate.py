@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.errors import ConfigError
-from engine.vocab import BOS, EOS, PAD, Vocab
+from engine.vocab import BOS, EOS, PAD, UNK, Vocab
 from trainer.config import ModelConfig, TowerConfig
 from trainer.generate import greedy, prompt, unspoken
 from trainer.model import Kosmos
@@ -98,6 +98,13 @@ def test_what_does_not_fit_is_refused_in_one_sentence(model: Kosmos) -> None:
     with pytest.raises(ConfigError, match="ask for 24 new tokens at most"):
         greedy(model, tokens, images(2), slots, 25, EOS, ())
     assert len(greedy(model, tokens, images(2), slots, 24, EOS, (EOS,))) == 24
+    long, slots = prompt(VOCAB, [5] * 27, 2)
+    assert len(long) == 160
+    assert greedy(model, long, images(2), slots, 0, EOS, ()) == []
+    for tokens in (long, [*long, 5]):
+        with pytest.raises(ConfigError, match=r"leaves no room for an answer .*shorten the text") as error:
+            greedy(model, tokens, images(2), slots, 1, EOS, ())
+        assert "ask for" not in str(error.value) and "--max-tokens" not in str(error.value)
     with pytest.raises(ValueError, match="at least <s>"):
         greedy(model, [], images(0), slots[:0], 1, EOS, ())
 
@@ -111,5 +118,5 @@ def test_a_prompt_is_laid_out_as_a_caption_is() -> None:
     assert slots.tolist() == [[0, 2], [0, 68], [0, 134]]
     assert all(tokens[start - 1 : start + 64] == [VOCAB.image] * 65 for _, start in slots.tolist())
     assert prompt(VOCAB, [8], 0)[1].shape == (0, 2)
-    never = {BOS, PAD, VOCAB.mask, VOCAB.doc, VOCAB.image, VOCAB.image_end, VOCAB.chunk}
+    never = {BOS, PAD, UNK, VOCAB.mask, VOCAB.doc, VOCAB.image, VOCAB.image_end, VOCAB.chunk}
     assert set(unspoken(VOCAB)) == never

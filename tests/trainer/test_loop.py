@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from engine.errors import BudgetExceeded
 from engine.vocab import BOS, IMAGE_SLOTS, PAD
 from trainer import loop
 from trainer.batch import MicroBatch, Update
@@ -222,16 +223,16 @@ def test_an_update_in_which_nothing_counts_makes_no_step() -> None:
 
 
 class Sick(torch.nn.Module):
-    """A model whose loss is not a number at one of its calls."""
+    """A model whose loss is not a number at one of its calls, or at some in a row."""
 
-    def __init__(self, inner: Kosmos, at: int) -> None:
+    def __init__(self, inner: Kosmos, at: int, calls: int = 1) -> None:
         super().__init__()
-        self.inner, self.at, self.calls = inner, at, 0
+        self.inner, self.sick, self.calls = inner, range(at, at + calls), 0
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         nll_sum: torch.Tensor = self.inner(*tensors)
-        return nll_sum * (math.nan if self.calls == self.at else 1.0)
+        return nll_sum * (math.nan if self.calls in self.sick else 1.0)
 
 
 def test_a_gradient_that_is_not_finite_makes_no_step_and_the_next_update_does() -> None:
@@ -249,6 +250,64 @@ def test_a_gradient_that_is_not_finite_makes_no_step_and_the_next_update_does() 
     assert equal(states[0], states[1]) and not equal(states[1], states[2])
     assert {int(state["step"]) for state in optimizer.state.values()} == {2}
     assert kept.metrics[1].plain()["grad_norm"] is None
+
+
+def texts(first: int, last: int) -> Iterator[Update]:
+    """Updates of one micro-batch."""
+    return (Update(number=n, micro_batches=(micro_batch("text", n),)) for n in range(first, last + 1))
+
+
+def test_updates_in_a_row_that_are_not_finite_stop_the_run_without_a_checkpoint_of_them() -> None:
+    config = replace(STILL, checkpoint_every=2)
+    model = Sick(model_of(config), at=4, calls=10**6)
+    kept = Kept()
+    with pytest.raises(BudgetExceeded, match=r"updates 4 to 23 made no step: .* --set optim\.lr=0\.0025") as told:
+        loop.train(
+            config,
+            model,
+            loop.adamw(model, config.optim),
+            texts(1, 90),
+            0,
+            90,
+            kept.checkpoint,
+            kept.metrics.append,
+            lambda: False,
+        )
+    assert told.value.exit_code == 3
+    assert kept.checkpoints == [(2, [1, 2])]
+    assert len(kept.metrics) == 3 + loop.MOST_WITHOUT_STEP
+
+
+def test_a_run_that_ends_on_updates_that_are_not_finite_has_not_reached_its_end() -> None:
+    model = Sick(model_of(STILL), at=4, calls=2)
+    with pytest.raises(BudgetExceeded, match="updates 4 to 5 made no step"):
+        run(STILL, model, loop.adamw(model, STILL.optim), texts(1, 5), 0, 5)
+
+
+def test_a_checkpoint_that_is_due_waits_for_the_next_step() -> None:
+    config = replace(STILL, checkpoint_every=2)
+    model = Sick(model_of(config), at=3, calls=3)
+    _, kept = run(config, model, loop.adamw(model, config.optim), texts(1, 9), 0, 9)
+    assert kept.checkpoints == [(2, [1, 2]), (6, [3, 4, 5, 6]), (8, [7, 8]), (9, [9])]
+
+
+@pytest.mark.parametrize(("stop_after", "update", "checkpoints"), [(5, 3, [(2, [1, 2]), (3, [3])]), (7, 7, None)])
+def test_who_is_asked_to_stop_between_steps_keeps_the_last_one(
+    stop_after: int, update: int, checkpoints: list[tuple[int, list[int]]] | None
+) -> None:
+    config = replace(STILL, checkpoint_every=2)
+    model = Sick(model_of(config), at=4, calls=3)
+    result, kept = run(config, model, loop.adamw(model, config.optim), texts(1, 9), 0, 9, stop_after)
+    assert (result.update, result.interrupted) == (update, True)
+    assert kept.checkpoints == (checkpoints or [(2, [1, 2]), (7, [3, 4, 5, 6, 7])])
+
+
+def test_updates_in_a_row_in_which_nothing_counts_stop_the_run() -> None:
+    silent = replace(micro_batch("caption", 1), counted_BT=torch.zeros((3, 79), dtype=torch.bool), bad_images=3)
+    empty = (Update(number=n, micro_batches=(silent,)) for n in range(1, 91))
+    model = model_of(STILL)
+    with pytest.raises(BudgetExceeded, match=r"updates 1 to 20 made no step: .* 3 of the 3 images of the last are bad"):
+        run(STILL, model, loop.adamw(model, STILL.optim), empty, 0, 90)
 
 
 def test_metrics_count_what_was_in_the_batch() -> None:
