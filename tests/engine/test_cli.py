@@ -221,7 +221,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 def test_an_unwritable_store_is_exit_code_3(web: tuple[Path, Truth], capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--set", "fetch.contact=https://bot.example/", "--store", "/proc/none/store"]
     assert main(["run", "--crawl", CRAWLS[0], "--mirror", str(web[0]), *words]) == 3
-    assert "give an address that you can write" in capsys.readouterr().err
+    assert "a place that you can write" in capsys.readouterr().err
 
 
 def extracted(web: Path, folder: Path) -> tuple[Ledger, Commit]:

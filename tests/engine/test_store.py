@@ -143,7 +143,7 @@ def test_what_ends_a_path_is_refused_in_addresses(url: str) -> None:
 
 def test_a_place_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match="give an address that you can write"):
+    with pytest.raises(StoreError, match="a place that you can write"):
         Store(str(tmp_path / "file" / "below")).put_new("a", b"1")
 
 
