@@ -89,7 +89,8 @@ def _connect(url: str) -> Any:
             place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
-                f"{url} cannot be made: {error.strerror or error}; give --store (in training --out) a place that you can write"
+                f"{url} cannot be made: {error.strerror or error}; give --store (in training --out) a place that you "
+                "can write"
             ) from None
         return LocalStore(place)
     if scheme != "memory":
