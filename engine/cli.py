@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from engine.ledger import Ledger
     from engine.recipe import Recipe
 
-# The one edge upward: names that are resolved when asked for. recipe -> (function, its config, the config of --small)
-RECIPES = {"interleaved": ("pipelines.kosmos:interleaved", "pipelines.kosmos:Interleaved", "pipelines.kosmos:small")}
+# The one edge upward: names that are resolved when asked for. recipe -> (function, what --small makes of its config)
+RECIPES = {"interleaved": ("pipelines.kosmos:interleaved", "pipelines.kosmos:small")}
+PRESETS = {"kosmos1": "pipelines.kosmos:Interleaved", "obelics": "pipelines.kosmos:obelics"}  # the first by default
 WHY = "pipelines.explain:why"
 DEMO = "pipelines.demo:demo"
 INPUTS = "pipelines.snapshot:Inputs"
 TRAININGS = {"tiny": "trainer.config:tiny", "kosmos1": "trainer.config:kosmos1"}
 TRAIN = "trainer.launch:train"
 GENERATE = "trainer.answer:answer"
-SMALL = "--small"
+SMALL, PRESET = "--small", "--preset="
 
 
 def resolve(name: str) -> Any:
@@ -37,7 +38,7 @@ def resolve(name: str) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 ok, 1 some units failed, 2 usage, 3 stopped, 130 interrupted and resumable."""
-    arguments = parser(tuple(RECIPES), tuple(TRAININGS)).parse_args(argv)
+    arguments = parser(tuple(RECIPES), tuple(PRESETS), tuple(TRAININGS)).parse_args(argv)
     try:
         code: int = VERBS[arguments.verb](arguments)
         return code
@@ -65,15 +66,21 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         ledger = _ledger(arguments)
         words = ledger.told(arguments.recipe) if ledger.check(create=False) else ()
         arguments.small = SMALL in words
-        arguments.settings = [word for word in words if word != SMALL]
-    function, config, small = RECIPES[arguments.recipe]
-    resolved = override(resolve(small if arguments.small else config)(), arguments.settings)
-    recipe: Recipe = resolve(function)(resolved)
+        arguments.preset = next((word.removeprefix(PRESET) for word in words if word.startswith(PRESET)), "")
+        arguments.settings = [word for word in words if not word.startswith("--")]
+    function, small = RECIPES[arguments.recipe]
+    config = resolve(PRESETS[arguments.preset or next(iter(PRESETS))])()
+    if arguments.small:
+        config = resolve(small)(config)
+    recipe: Recipe = resolve(function)(override(config, arguments.settings))
     return recipe
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[str, ...]:
-    return (*([SMALL] if arguments.small else []), *arguments.settings)
+    words = [SMALL] if arguments.small else []
+    if arguments.preset:
+        words.append(f"{PRESET}{arguments.preset}")
+    return (*words, *arguments.settings)
 
 
 def _ledger(arguments: argparse.Namespace) -> Ledger:

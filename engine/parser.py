@@ -10,8 +10,8 @@ STORE = "kosmos-store"
 RUN = "kosmos-run"
 
 
-def parser(recipes: Sequence[str], trainings: Sequence[str]) -> argparse.ArgumentParser:
-    """The tree of commands; `verb` of what it parses names the command. recipes, trainings: names that there are."""
+def parser(recipes: Sequence[str], presets: Sequence[str], trainings: Sequence[str]) -> argparse.ArgumentParser:
+    """The tree of commands; `verb` of what it parses names the command. The arguments: names that there are."""
     whole = argparse.ArgumentParser(
         prog="kosmos",
         description="From Common Crawl to curated training data: every command resumes, nothing is dropped uncounted.",
@@ -40,7 +40,7 @@ def parser(recipes: Sequence[str], trainings: Sequence[str]) -> argparse.Argumen
         "what a run would do and cost; starts nothing, writes nothing",
         "kosmos plan interleaved --input 'crawl/*.warc.gz'",
     )
-    _recipe_arguments(plan, recipes, looks=False)
+    _recipe_arguments(plan, recipes, presets, looks=False)
     _input_arguments(plan)
     plan.add_argument("--workers", type=int, default=0, help="cores to reckon with (default: this machine's)")
 
@@ -49,7 +49,7 @@ def parser(recipes: Sequence[str], trainings: Sequence[str]) -> argparse.Argumen
         "run a recipe; always resumes, Ctrl-C once drains",
         "kosmos run interleaved --crawl CC-MAIN-2024-22 --limit 10 --store s3://bucket/kosmos",
     )
-    _recipe_arguments(run, recipes, looks=False)
+    _recipe_arguments(run, recipes, presets, looks=False)
     _input_arguments(run)
     run.add_argument("--only", default="", metavar="STAGE", help="run this stage only")
     run.add_argument("--retry-failed", action="store_true", help="try quarantined units again")
@@ -77,7 +77,7 @@ def parser(recipes: Sequence[str], trainings: Sequence[str]) -> argparse.Argumen
         "what a store holds: units, generations, and the funnel with every reason",
         "kosmos status interleaved --store s3://bucket/kosmos",
     )
-    _recipe_arguments(status, recipes)
+    _recipe_arguments(status, recipes, presets)
 
     why = verb(
         "why",
@@ -85,7 +85,7 @@ def parser(recipes: Sequence[str], trainings: Sequence[str]) -> argparse.Argumen
         "kosmos why https://garden.example/roses --store kosmos-store",
     )
     why.add_argument("query", metavar="URL|DOC|UNIT", help="an address, a doc_id (32 hex digits) or a unit id")
-    _recipe_arguments(why, recipes, positional=False)
+    _recipe_arguments(why, recipes, presets, positional=False)
 
     freeze = verb("freeze", "print a manifest digest: the frozen list of a stage's commits", "kosmos freeze decide")
     freeze.add_argument("stage", metavar="STAGE", help="a stage of the recipe")
@@ -93,14 +93,14 @@ def parser(recipes: Sequence[str], trainings: Sequence[str]) -> argparse.Argumen
         "--generation", type=int, default=0, metavar="N", help="of a barrier stage (default: the newest published)"
     )
     freeze.add_argument("--all", action="store_true", help="of every published generation, one a line")
-    _recipe_arguments(freeze, recipes, positional=False)
+    _recipe_arguments(freeze, recipes, presets, positional=False)
 
     verify = verb(
         "verify",
         "check every file against its sums and compute a sample of units again",
         "kosmos verify interleaved --sample 2",
     )
-    _recipe_arguments(verify, recipes)
+    _recipe_arguments(verify, recipes, presets)
     verify.add_argument(
         "--sample", type=int, default=2, metavar="N", help="units a stage to compute again (default: 2)"
     )
@@ -115,7 +115,7 @@ def parser(recipes: Sequence[str], trainings: Sequence[str]) -> argparse.Argumen
     gc.add_argument("--dry-run", action="store_true", help="count only")
 
     abandon = verb("abandon", "give up the open generation: its inputs join the next one", "kosmos abandon interleaved")
-    _recipe_arguments(abandon, recipes)
+    _recipe_arguments(abandon, recipes, presets)
     _training_verbs(verb, trainings)
     return whole
 
@@ -168,7 +168,11 @@ def _training_verbs(verb: Callable[[str, str, str], argparse.ArgumentParser], tr
 
 
 def _recipe_arguments(
-    command: argparse.ArgumentParser, recipes: Sequence[str], positional: bool = True, looks: bool = True
+    command: argparse.ArgumentParser,
+    recipes: Sequence[str],
+    presets: Sequence[str],
+    positional: bool = True,
+    looks: bool = True,
 ) -> None:
     name = "recipe" if positional else "--recipe"
     options: dict[str, Any] = {"nargs": "?"} if positional else {}
@@ -189,6 +193,9 @@ def _recipe_arguments(
         "--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", dest="settings", help="change one setting"
     )
     command.add_argument("--small", action="store_true", help="the recipe's variant for a laptop")
+    command.add_argument(
+        "--preset", choices=presets, default="", help=f"the bounds of all rules at once (default: {presets[0]})"
+    )
     command.add_argument("--show", action="store_true", help="print the resolved settings and stage keys, and stop")
     command.set_defaults(looks=looks)
 

@@ -18,7 +18,7 @@ from engine.ledger import QUARANTINE, Commit, Ledger
 from engine.lookup import find
 from engine.recipe import Recipe
 from engine.work import read_rows
-from pipelines import explain_images, judge
+from pipelines import explain_images, extract, judge
 from pipelines.dedupe import GENERATION_SHIFT, ORDINAL_SHIFT
 from pipelines.finding import Finding
 from pipelines.reasons import Reason
@@ -71,7 +71,8 @@ def _record(
     identity = commit.inputs[0] if commit.inputs else commit.unit
     where = f"{identity.split('|')[0]} at {offset}"
     if reason != Reason.KEPT:
-        yield Finding(where=where, stage="extract", outcome=reason.word, detail=f"value {value:g}" if value else "")
+        detail = extract.describe(recipe.stage("extract").config, reason, value)
+        yield Finding(where=where, stage="extract", outcome=reason.word, detail=detail)
         return
     scores = read_rows(ledger.store, commit.outputs["scores"], ("row", "offset", "doc_id", "num_images", "words"))
     mine = scores.filter(pc.equal(scores["offset"], offset)).to_pylist()

@@ -30,7 +30,7 @@ from pipelines.rows import Page, Rows
 from pipelines.tags import HEADINGS
 from pipelines.tally import Array
 
-VERSION = 2
+VERSION = 3
 OUTPUTS = (
     Output(name="documents", schema=schema.DOCUMENTS, batch_rows=512),  # some megabytes of text
     Output(name="captions", schema=schema.CAPTIONS),
@@ -125,6 +125,8 @@ def _process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.T
             reason, value = outcome
         rows.verdict(url_hash, record.offset, reason, value)
         work.count(reason.word)
+        if reason in (Reason.OPT_OUT_HEADER, Reason.OPT_OUT_META):
+            work.count(f"opt_out{SIDE}{rights.OPT_OUT[int(value) - 1]}")
         if rows.num_pending >= config.chunk_pages or rows.num_chars >= config.chunk_chars:
             yield from rows.tables()
         if place % COLLECT_RECORDS == 0:
@@ -181,8 +183,8 @@ def gate(record: warc.Record, config: Config) -> Gated | Refusal:
     if kind not in HTML_TYPES and kind not in GENERIC_TYPES and "/" in kind:
         return Reason.NOT_HTML, 0.0
     robots = rights.robots_header(message.all("x-robots-tag"), config.agent)
-    if config.respect_opt_out and rights.opted_out(robots):
-        return Reason.OPT_OUT_HEADER, 0.0
+    if config.respect_opt_out and (directive := rights.opted_out(robots, record.date)):
+        return Reason.OPT_OUT_HEADER, float(directive)
     reserved = rights.reserved(message.all("tdm-reservation"))
     if config.respect_opt_out and reserved:
         return Reason.OPT_OUT_TDM, 0.0
@@ -211,8 +213,8 @@ def read(record: warc.Record, gated: Gated, address: str, config: Config, work: 
     found = stream.parse(gated.html, address, config.max_images)
     meta = rights.robots_meta(found.metas, config.agent)
     reserved = gated.reserved or rights.reserved(value for name, value in found.metas if name == "tdm-reservation")
-    if config.respect_opt_out and rights.opted_out(meta):
-        return Reason.OPT_OUT_META, 0.0
+    if config.respect_opt_out and (directive := rights.opted_out(meta, record.date)):
+        return Reason.OPT_OUT_META, float(directive)
     if config.respect_opt_out and reserved:
         return Reason.OPT_OUT_TDM, 0.0
     if found.too_many_images:
@@ -269,3 +271,28 @@ def interspersed(entries: list[Entry]) -> bool:
                 return True
             pending = pending and not before
     return False
+
+
+def describe(config: Config, reason: Reason, value: float) -> str:
+    """What a verdict's value stands for and the bound that it broke, for people; "" where there is neither."""
+    if reason in (Reason.OPT_OUT_HEADER, Reason.OPT_OUT_META):
+        directive = rights.OPT_OUT[int(value) - 1] if 0 < value <= len(rights.OPT_OUT) else "a directive"
+        return f"the page says {directive}; extract.respect_opt_out is {str(config.respect_opt_out).lower()}"
+    if reason == Reason.OPT_OUT_TDM:
+        return f"tdm-reservation is 1; extract.respect_opt_out is {str(config.respect_opt_out).lower()}"
+    limits = config.guards
+    size = "max_record_bytes" if value > config.max_record_bytes else "max_page_bytes"
+    attributes = "tag_attributes" if value <= limits.attributes else "attributes"
+    bounds: dict[Reason, tuple[str, str, object]] = {
+        Reason.HTTP_STATUS: ("status", "", 200),
+        Reason.TOO_LARGE: ("bytes", size, getattr(config, size)),
+        Reason.TOO_DEEP: ("nested elements", "guards.depth", limits.depth),
+        Reason.TOO_MANY_NODES: ("nodes", "guards.nodes", limits.nodes),
+        Reason.TOO_MANY_ATTRIBUTES: ("attributes", f"guards.{attributes}", getattr(limits, attributes)),
+        Reason.TOO_MANY_IMAGES: ("images", "max_images", config.max_images),
+        Reason.LANGUAGE: (f"score of {config.language}", "min_language_score", config.min_language_score),
+    }
+    if reason not in bounds:
+        return f"value {value:.4g}" if value else ""
+    what, setting, bound = bounds[reason]
+    return f"{what} {value:.7g}, " + (f"extract.{setting} is {bound}" if setting else f"only {bound} is read")

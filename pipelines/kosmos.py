@@ -44,9 +44,15 @@ class Interleaved:
     pack: pack.Config = field(default_factory=pack.Config)
 
 
-def small() -> Interleaved:
+def obelics() -> Interleaved:
+    """All the bounds of OBELICS, on blocks, pages and images; what else is set stays KOSMOS-1's."""
+    return Interleaved(extract=extract.obelics(), judge=judge.obelics(), images=images.obelics())
+
+
+def small(config: Interleaved | None = None) -> Interleaved:
     """For some thousands of pages on a laptop: the same rules, fewer partitions of the key space."""
-    return Interleaved(
+    return dataclasses.replace(
+        config or Interleaved(),
         dedupe=dedupe.Config(partitions=4),
         select=select.Config(cut=select.Cut(partitions=4, domains=2)),
         fetch=fetch.Config(partitions=4),

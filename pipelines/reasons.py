@@ -35,8 +35,8 @@ class Reason(IntEnum):
     TOO_MANY_ATTRIBUTES = 22
     TOO_MANY_IMAGES = 23
     # the page
-    OPT_OUT_HEADER = 30  # X-Robots-Tag
-    OPT_OUT_META = 31  # <meta name=robots>
+    OPT_OUT_HEADER = 30  # X-Robots-Tag; value = the number of the directive, as in rights.OPT_OUT
+    OPT_OUT_META = 31  # <meta name=robots>; likewise
     OPT_OUT_TDM = 32  # TDM reservation
     NO_TEXT = 40  # nothing left once boilerplate is out
     LANGUAGE = 41  # value = score of the wanted language

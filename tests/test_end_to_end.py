@@ -30,7 +30,7 @@ from engine.window import Options, StageReport, run
 from engine.work import read_rows
 from pipelines import explain, extract, judge, snapshot
 from pipelines.dedupe import GENERATION_SHIFT, ORDINAL_SHIFT
-from pipelines.kosmos import interleaved, small
+from pipelines.kosmos import interleaved, obelics, small
 from pipelines.reasons import Reason
 from pipelines.smallweb import CRAWLS, Fate, Record, Truth, expected_dedupe
 from pipelines.smallweb.fates import Bounds, Document, expected_images
@@ -291,7 +291,7 @@ def words(record: Record) -> int:
 def test_the_strict_preset_has_the_reasons_that_its_author_knows(small_web: SmallWeb, tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path))
     ledger.check(create=True)
-    strict = interleaved(dataclasses.replace(small(), extract=extract.obelics(), judge=judge.obelics()))
+    strict = interleaved(small(obelics()))
     for stage in ("extract", "judge"):
         inline(ledger, strict, crawl_units(small_web.folder, FIRST, ledger), only=stage)
     truth = small_web.truth

@@ -12,13 +12,14 @@ import pytest
 
 from engine.chain import Chain
 from engine.cli import main
+from engine.config import override
 from engine.ledger import Commit, Ledger
 from engine.pool import InlinePool
 from engine.progress import Quiet
 from engine.stage import SIDE
 from engine.window import Options, run
 from pipelines import snapshot
-from pipelines.kosmos import interleaved, small
+from pipelines.kosmos import interleaved, obelics, small
 from pipelines.smallweb import CRAWLS, Truth
 from tests.conftest import SmallWeb
 
@@ -52,6 +53,31 @@ def test_help_names_every_command_and_an_example_of_each(capsys: pytest.CaptureF
         with pytest.raises(SystemExit):
             main([verb, "--help"])
         assert f"example: kosmos {verb}" in capsys.readouterr().out
+
+
+def test_presets_set_all_rules_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {}
+    for words in ([], ["--preset", "kosmos1"], ["--preset", "obelics"], ["--preset", "obelics", "--small"]):
+        assert main(["plan", "--show", "--json", *words, "--set", "judge.min_words=33"]) == 0
+        found[tuple(words)] = json.loads(capsys.readouterr().out)["config"]
+    assert found[()] == found["--preset", "kosmos1"]
+    strict = found["--preset", "obelics"]
+    assert strict["judge"]["min_stopwords"] == 0.35 and strict["images"]["min_side"] == 150
+    assert strict["extract"]["blocks"]["special_characters"] == 0.3 and strict["judge"]["min_words"] == 33
+    small = found["--preset", "obelics", "--small"]
+    assert small["judge"] == strict["judge"] and small["dedupe"]["partitions"] == 4
+
+
+def test_looking_into_a_store_takes_the_preset_of_its_run(
+    small_web: SmallWeb, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger(str(tmp_path))
+    units = snapshot.units(snapshot.Inputs(crawl=CRAWLS[0], mirror=str(small_web.folder)), ledger)[:1]
+    recipe = interleaved(override(small(obelics()), small_web.settings))
+    options = Options(only="extract", settings=("--small", "--preset=obelics", *small_web.settings))
+    run(recipe, ledger, units, InlinePool(ledger.store.url), Quiet(), options)
+    assert main(["status", "--store", str(tmp_path), "--show", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stages"]["extract"] == recipe.stage("extract").key
 
 
 def test_plan_counts_what_is_left(small_web: SmallWeb, store: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,9 +85,15 @@ def verdict(tmp_path: Path, one: bytes, config: extract.Config = CONFIG) -> tupl
         (record(b"<p>" * 400_000), Reason.TOO_MANY_NODES, 400_000),
         (record(b"<p " + b" ".join(b"a%d" % n for n in range(300)) + b">"), Reason.TOO_MANY_ATTRIBUTES, 300),
         (record(PAGE + b"<img src=a.jpg>" * 5000), Reason.TOO_MANY_IMAGES, 5000),
-        (record(PAGE, HTML + b"X-Robots-Tag: noai\r\n"), Reason.OPT_OUT_HEADER, 0),
+        (record(PAGE, HTML + b"X-Robots-Tag: noai\r\n"), Reason.OPT_OUT_HEADER, 1),
+        (
+            record(PAGE, HTML + b"X-Robots-Tag: otherbot: noai, *: unavailable_after: 1 Jan 2026 00:00 GMT\r\n"),
+            Reason.OPT_OUT_HEADER,
+            6,
+        ),
+        (record(PAGE, HTML + b"X-Robots-Tag: unavailable_after: 2 Jan 2026 00:00 GMT\r\n"), Reason.KEPT, 0),
         (record(PAGE, HTML + b"TDM-Reservation: 1\r\n"), Reason.OPT_OUT_TDM, 0),
-        (record(b"<meta name=robots content='noindex'>" + PAGE), Reason.OPT_OUT_META, 0),
+        (record(b"<meta name=robots content='noindex'>" + PAGE), Reason.OPT_OUT_META, 3),
         (record(b"<meta name=tdm-reservation content=1>" + PAGE), Reason.OPT_OUT_TDM, 0),
         (record(b"<html><img src=a.jpg><script>x</script>"), Reason.NO_TEXT, 0),
         (record(b"<html lang=en><p>This is the<p>that was for<p>from the harbour<p>of their own"), Reason.NO_TEXT, 0),
@@ -106,6 +112,39 @@ def test_other_languages_go(tmp_path: Path) -> None:
     assert reason == Reason.LANGUAGE
     assert value < 0.5
     assert verdict(tmp_path, record(f"<p>{german}".encode()), replace(CONFIG, language="de"))[0] == Reason.KEPT
+
+
+@pytest.mark.parametrize(
+    ("one", "told"),
+    [
+        (record(PAGE, status=b"HTTP/1.1 404 Not Found\r\n"), "status 404, only 200 is read"),
+        (record(PAGE + b" " * (4 << 20)), f"bytes {len(PAGE) + (4 << 20)}, extract.max_page_bytes is 4194304"),
+        (record(b"<div>" * 2000 + PAGE), "nested elements 513, extract.guards.depth is 512"),
+        (
+            record(b"<p " + b" ".join(b"a%d" % n for n in range(300)) + b">"),
+            "attributes 300, extract.guards.tag_attributes is 256",
+        ),
+        (record(PAGE + b"<img src=a.jpg>" * 5000), "images 5000, extract.max_images is 4096"),
+        (
+            record(PAGE, HTML + b"X-Robots-Tag: noarchive, noimageai\r\n"),
+            "the page says noimageai; extract.respect_opt_out is true",
+        ),
+        (record(PAGE, kind="request"), ""),
+    ],
+)
+def test_a_verdict_can_be_told(tmp_path: Path, one: bytes, told: str) -> None:
+    assert extract.describe(CONFIG, *verdict(tmp_path, one)) == told
+
+
+def test_opt_outs_are_counted_by_directive(tmp_path: Path) -> None:
+    records = [
+        record(PAGE, HTML + b"X-Robots-Tag: noai\r\n"),
+        record(PAGE, HTML + b"X-Robots-Tag: noai, noindex\r\n"),
+        record(b"<meta name=robots content='none'>" + PAGE),
+    ]
+    _, work = run(tmp_path / "w", records)
+    classes = {name: num for name, num in work.counts.items() if name.startswith("opt_out")}
+    assert classes == {"opt_out_header": 2, "opt_out_meta": 1, "opt_out:noai": 2, "opt_out:none": 1}
 
 
 def test_opt_outs_can_be_recorded_only(tmp_path: Path) -> None:
