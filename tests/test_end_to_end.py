@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -28,7 +27,7 @@ from engine.status import status
 from engine.vocab import BOS, EOS, IMAGE_SLOTS, STREAMS, Vocab
 from engine.window import Options, StageReport, run
 from engine.work import read_rows
-from pipelines import explain, extract, judge, snapshot
+from pipelines import explain, snapshot
 from pipelines.dedupe import GENERATION_SHIFT, ORDINAL_SHIFT
 from pipelines.kosmos import interleaved, obelics, small
 from pipelines.reasons import Reason

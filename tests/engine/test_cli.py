@@ -72,6 +72,7 @@ def test_looking_into_a_store_takes_the_preset_of_its_run(
     small_web: SmallWeb, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ledger = Ledger(str(tmp_path))
+    ledger.check(create=True)
     units = snapshot.units(snapshot.Inputs(crawl=CRAWLS[0], mirror=str(small_web.folder)), ledger)[:1]
     recipe = interleaved(override(small(obelics()), small_web.settings))
     options = Options(only="extract", settings=("--small", "--preset=obelics", *small_web.settings))
