@@ -102,3 +102,68 @@ def test_a_page_of_utf8_with_a_broken_byte_stays_utf8() -> None:
 def test_cyrillic_that_says_utf8_is_detected() -> None:
     page = "<p>" + "Паром выходит из гавани в полдень и возвращается вечером. " * 3
     assert charset.to_utf8(page.encode("cp1251"), "text/html; charset=utf-8").text.decode() == page
+
+
+SAMPLES = {
+    "iso8859-2": "Příliš žluťoučký kůň úpěl ďábelské ódy. ",
+    "cp1250": "Příliš žluťoučký kůň úpěl ďábelské ódy. ",
+    "iso8859-5": RUSSIAN, "cp1251": RUSSIAN, "koi8-r": RUSSIAN, "cp866": RUSSIAN, "mac_cyrillic": RUSSIAN,
+    "koi8-u": "Щастям б'єш жук їх глицю в фон й ґедзь пріч. ", "iso8859-7": "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία. ",
+    "cp1253": "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία. ", "cp1254": "Pijamalı hasta yağız şoföre çabucak güvendi. ",
+    "iso8859-8": "דג סקרן שט בים מאוכזב ולפתע מצא חברה. ", "cp1255": "דג סקרן שט בים מאוכזב ולפתע מצא חברה. ",
+    "iso8859-6": "نص حكيم له سر قاطع وذو شأن عظيم. ", "cp1256": "نص حكيم له سر قاطع وذو شأن عظيم. ",
+    "cp874": "เป็นมนุษย์สุดประเสริฐเลิศคุณค่า ", "cp949": "키스의 고유조건은 입술끼리 만나야 하고. ",
+    "big5hkscs": "視野無限廣，窗外有藍天。", "gb18030": "视野无限广，窗外有蓝天。",
+    "cp932": JAPANESE, "euc_jp": JAPANESE,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("label", sorted(label for label in charset.CODECS if charset.CODECS[label] in SAMPLES))
+@pytest.mark.parametrize("place", ["header", "meta", "late", "xml"])
+def test_every_label_is_believed_where_the_bytes_allow_it(label: str, place: str) -> None:
+    meta = {
+        "meta": f'<meta http-equiv="Content-Type" content="text/html; charset={label.upper()}">',
+        "late": "<script charset=utf-8>" + "//" * 2000 + f"</script><meta charset='{label}'>",
+        "xml": f'<?xml version="1.0" encoding="{label}"?>',
+    }.get(place, "")
+    html = f"{meta}<p>{SAMPLES[charset.CODECS[label]] * 4}"
+    found = charset.to_utf8(html.encode(charset.CODECS[label]), f"text/html;charset={label}" * (place == "header"))
+    assert (found.text.decode(), found.codec) == (html, charset.CODECS[label])
+
+
+@pytest.mark.parametrize(
+    ("meta", "header"),
+    [
+        ("", "text/html; charset=windows-1251"),
+        ("", "text/html; charset='windows-1251'"),
+        ("", "text/html;charset = windows-1251;"),
+        ("", "text/html; charset=windows-1251; charset=utf-8"),
+        ("<meta charset=utf-8>", "text/html; charset=windows-1251"),
+        ("<meta charset=utf-8><meta charset=windows-1251>", ""),
+        ("<meta charset=nonsense><meta charset=windows-1251>", ""),
+        ("<!-- <meta charset=koi8-r> --><meta charset=windows-1251>", ""),
+        ("<script charset=koi8-r></script><meta charset=windows-1251>", ""),
+        ("<a href='?charset=koi8-r'></a><meta charset=windows-1251>", ""),
+        ("<meta charset=utf8;>", ""),  # and the detector
+        ("<meta charset=utf-16>", "text/html; charset=utf8;"),
+        ("<meta charset=windows-1251>", "text/html; charset=iso-8859-1"),
+    ],
+)
+def test_contradictions(meta: str, header: str) -> None:
+    html = meta + "<p>" + RUSSIAN
+    assert charset.to_utf8(html.encode("cp1251"), header).text.decode() == html
+
+
+@pytest.mark.parametrize("label", ["utf8;", "utf-16", "utf-16le", "iso-8859-1", "gb2312", "utf-7", "x-sjis", "none"])
+@pytest.mark.parametrize("text", [FRENCH, JAPANESE, "plain +AGEA- ~{<:Ky2;~}"])
+def test_utf8_stays_utf8_whatever_is_declared(label: str, text: str) -> None:
+    html = f"<meta charset={label}><p>{text}"
+    found = charset.to_utf8(html.encode(), f"text/html; charset={label}")
+    assert (found.text.decode(), found.codec) == (html, "utf-8")
+
+
+def test_a_word_with_one_foreign_byte_keeps_its_letter() -> None:
+    page = "<p>Schöne Grüße, übrigens: für Öl und Äpfel. " * 9
+    found = charset.to_utf8(page.encode() + b"K\xfcchenblogs f\xfcr dich, cut\xc3 here", "text/html; charset=utf-8")
+    assert found.codec == "utf-8"
+    assert found.text.decode() == page + "Küchenblogs für dich, cut here"

@@ -26,6 +26,20 @@ HOSTILE = {
     "bodies": (b"".join(b"<body a%b=1>" % n for n in NUMBERED), Reason.TOO_MANY_ATTRIBUTES),
     "in all": (b"<p a b c d e f g h i j>" * 60_000, Reason.TOO_MANY_ATTRIBUTES),
     "nodes": (b"<p>" * 400_000, Reason.TOO_MANY_NODES),
+    "ruby texts": (b"<rt>" * 100_000, Reason.TOO_DEEP),
+    "groups of options": (b"<optgroup>" * 100_000, Reason.TOO_DEEP),
+    "rows in svg": (b"<svg>" + b"<tr>" * 100_000, Reason.TOO_DEEP),
+    "inputs in math": (b"<math>" + b"<input>" * 100_000, Reason.TOO_DEEP),
+    "svg in integration points": (b"<svg><desc><p>" * 100_000, Reason.TOO_DEEP),
+    "masked by a control character": (b'<p a=\x1b">' + b"<div>" * 100_000 + b'">', Reason.TOO_DEEP),
+    "options": (b"<select>" + b"<option>x" * 100_000, Reason.TOO_MANY_NODES),
+    "names": (b"".join(b"<x-%b></x-%b>" % (n, n) for n in NUMBERED), Reason.TOO_MANY_ATTRIBUTES),
+    "names of attributes": (b"".join(b"<p a%b>" % n for n in NUMBERED), Reason.TOO_MANY_ATTRIBUTES),
+    "names of ends": (b"".join(b"</x%b>" % n for n in NUMBERED), Reason.TOO_MANY_ATTRIBUTES),
+    "document types": (b"".join(b"<!doctype x%b>" % n for n in NUMBERED), Reason.TOO_MANY_ATTRIBUTES),
+    "classes": (b"".join(b"<p class=a%b>" % n for n in NUMBERED), Reason.TOO_MANY_ATTRIBUTES),
+    "images": (b"<img>" * 100_000, Reason.TOO_MANY_IMAGES),
+    "figures": (b"<figure></figure>" * 100_000, Reason.TOO_MANY_IMAGES),
     "ends that make nodes": (b"</br>" * 400_000, Reason.TOO_MANY_NODES),
 }
 HARMLESS = {
@@ -39,6 +53,10 @@ HARMLESS = {
     "textarea": b"<textarea>" + b"<div>" * 500_000,
     "ampersands": b"&" * 4_000_000,
     "less than": b"<" * 1_000_000,
+    "ruby": "<ruby>漢<rt>かん</ruby>".encode() * 10_000,
+    "drawings": b"<svg><path d=x><g><use/></g></svg>" * 5000,
+    "a table in a drawing": b"<svg><foreignObject><table><tr><td>x<br></td></tr></table></foreignObject></svg>" * 3000,
+    "drawings left open": b"<div><svg><path><p>x<br></div>" * 5000,
 }
 
 
@@ -68,6 +86,7 @@ def levels(html: bytes) -> Iterator[int]:
 
 
 TAGS = ["div", "b", "span", "p", "table", "td", "ul", "li", "svg", "g", "a", "i", "section", "object", "script", "h1"]
+TAGS += ["math", "mi", "desc", "title", "tr", "input", "rt", "ruby", "option", "optgroup", "select", "font", "button"]
 TOKEN = st.one_of(
     st.sampled_from(TAGS).map(lambda t: f"<{t}>"),
     st.sampled_from(TAGS).map(lambda t: f"</{t}>"),

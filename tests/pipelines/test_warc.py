@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from pathlib import Path
 
 import brotli
 import pytest
+from fastwarc.stream_io import ZstdWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -143,6 +145,112 @@ def test_no_damage_raises_or_repeats(tmp_path_factory: pytest.TempPathFactory, d
     assert read(path)
 
 
+HITS = ("flip", "cut", "insert", "zero", "head", "tail")
+
+
+@given(
+    hit=st.integers(0, 4),
+    kind=st.sampled_from(HITS),
+    where=st.floats(0, 0.999),
+    num=st.integers(1, 30),
+    noise=st.binary(min_size=30, max_size=30),
+    stored=st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_damage_in_one_member_costs_no_other(
+    tmp_path_factory: pytest.TempPathFactory, hit: int, kind: str, where: float, num: int, noise: bytes, stored: bool
+) -> None:
+    members = [
+        gzip.compress(record(f"http://a.example/{n}", b"<p>%d" % n * 100), 0 if stored else 6, mtime=0)
+        for n in range(5)
+    ]
+    broken = bytearray(members[hit])
+    at = int(where * len(broken))
+    match kind:
+        case "flip":
+            broken[at] ^= num
+        case "cut":
+            del broken[at : at + num]
+        case "insert":
+            broken[at:at] = noise[:num]
+        case "zero":
+            broken[at : at + num] = bytes(len(broken[at : at + num]))
+        case "head":
+            del broken[:num]
+        case _:
+            del broken[-num:]
+    members[hit] = bytes(broken)
+    path = tmp_path_factory.mktemp("w") / "a.warc.gz"
+    path.write_bytes(b"".join(members))
+    found = urls_of(read(path))
+    assert {f"http://a.example/{n}" for n in range(5) if n != hit} <= set(found)
+    assert "corrupt" in found or len(found) == 5  # what is lost is counted
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(
+    ("length", "plain", "gz"),
+    [
+        (-100, "0 1 corrupt 2 3", "0 1 2 3"),  # cut as it says; what is left over is a loss between records
+        (4, "0 1 2 3", "0 1 2 3"),
+        (5, "0 1 corrupt 3", "0 corrupt 2 3"),  # in a plain file nothing else tells where a record ends
+        (300, "0 1 corrupt 3", "0 corrupt 2 3"),
+        (10**6, "0 corrupt 2 3", "0 corrupt 2 3"),
+        (10**25, "0 corrupt 2 3", "0 corrupt 2 3"),
+    ],
+)
+def test_a_wrong_content_length(tmp_path: Path, length: int, plain: str, gz: str, zipped: bool) -> None:
+    pieces = [record(str(n), b"<p>x" * 50) for n in range(4)]
+    size = int(pieces[1].partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
+    pieces[1] = pieces[1].replace(b"Length: %d" % size, b"Length: %d" % (size + length))
+    path = tmp_path / "a.warc"
+    path.write_bytes(b"".join(gzip.compress(piece, mtime=0) if zipped else piece for piece in pieces))
+    assert urls_of(read(path)) == (gz if zipped else plain).split()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (b"\r\n", b"\n", "0 1 2"),  # every line end of the record
+        (b"Content-Length", b"X-Length", "0 corrupt 2"),
+        (b"WARC/1.0", b"WARC/9.9", "0 corrupt 2"),
+        (b"WARC/1.0", b"WARC/1.0\r\nX: " + b"a" * 1_000_000, "0 corrupt 2"),
+        (b"WARC/1.0", b"WARC/1.0" + b"\r\nX: a" * 20_000, "0 corrupt 2"),
+        (b"Content-Length", b"Content-Length: 5\r\nContent-Length", "0 1 2"),
+        (b"WARC/1.0", b"\r\n\r\nWARC/1.0", "0 1 2"),
+    ],
+)
+def test_odd_headers(tmp_path: Path, old: bytes, new: bytes, expected: str, zipped: bool) -> None:
+    pieces = [record(str(n)) for n in range(3)]
+    head, blank, block = pieces[1].partition(b"\r\n\r\n")
+    pieces[1] = (head + blank).replace(old, new) + block
+    path = tmp_path / "a.warc"
+    path.write_bytes(b"".join(gzip.compress(piece, mtime=0) if zipped else piece for piece in pieces))
+    assert urls_of(read(path)) == expected.split()
+
+
+def test_a_body_that_holds_a_warc_stays_a_body(tmp_path: Path) -> None:
+    inner = [record("inner"), gzip.compress(record("inner"), 0, mtime=0)]
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(b"".join(gzip.compress(record(str(n), body), 0, mtime=0) for n, body in enumerate([*inner, b"x"])))
+    assert urls_of(read(path)) == ["0", "1", "2"]
+
+
+def test_a_damaged_start_does_not_cost_the_file(tmp_path: Path, members: list[bytes]) -> None:
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(b"rubbish" + members[0][5:] + b"".join(members[1:]))
+    assert urls_of(read(path)) == ["corrupt", *(f"http://a.example/{n}" for n in range(1, 5))]
+
+
+def test_arc_files_are_refused(tmp_path: Path) -> None:
+    arc = b"filedesc://a.arc 0.0.0.0 20080430204825 text/plain 20\n1 0 InternetArchive\n\nhttp://a.example/ 1.2.3.4 "
+    for content in (arc, gzip.compress(arc)):
+        path = tmp_path / "a.arc"
+        path.write_bytes(content)
+        assert read(path) == [warc.Bad(offset=0, reason=Reason.CORRUPT)]
+
+
 @pytest.mark.skipif(not ODD, reason="shared data is not here")
 @pytest.mark.parametrize("path", ODD, ids=lambda p: p.name)
 def test_odd_files_are_read_or_refused(path: Path) -> None:
@@ -166,6 +274,8 @@ def test_http_headers() -> None:
     assert (found.status, found.body) == (200, b"body\r\n\r\nmore")
     assert found.all("x-robots-tag") == ["noai", "a, b"]
     assert found.first("none") == ""
+    folded = warc.response(b"HTTP/1.1 200 OK\r\nA: b\r\n" + b" c\r\n" * 60_000 + b"\r\n")
+    assert isinstance(folded, warc.Response) and folded.first("a") == "b" + " c" * 60_000
     for bad in (
         b"",
         b"<html>",
@@ -176,9 +286,18 @@ def test_http_headers() -> None:
         assert warc.response(bad) is Reason.HTTP_HEADER
 
 
+def zstd(text: bytes) -> bytes:
+    file = io.BytesIO()
+    with ZstdWriter(file) as writer:
+        writer.write(text)
+    return file.getvalue()
+
+
 TEXT = b"<p>some text</p>" * 20
 RAW = zlib.compressobj(wbits=-15)
 DEFLATED = RAW.compress(TEXT) + RAW.flush()
+ZIPPED = gzip.compress(TEXT)
+ZSTD = zstd(TEXT)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +321,19 @@ DEFLATED = RAW.compress(TEXT) + RAW.flush()
         (b"4\r\n<p>a\r\n3;x=y\r\nbcd\r\n0\r\n\r\n", [("transfer-encoding", "chunked")], b"<p>abcd"),
         (b"<p>not chunked", [("transfer-encoding", "chunked")], b"<p>not chunked"),
         (b"4\r\n<p>a\r\nnonsense", [("transfer-encoding", "chunked")], Reason.CONTENT_ENCODING),
+        (b"1\r\nx\r\n" * (warc.MAX_CHUNKS + 1), [("transfer-encoding", "chunked")], Reason.CONTENT_ENCODING),
+        (gzip.compress(b"") * 2000, [("content-encoding", "gzip")], Reason.CONTENT_ENCODING),
+        (gzip.compress(TEXT), [("content-encoding", ", ".join(["gzip"] * 9))], Reason.CONTENT_ENCODING),
+        (gzip.compress(TEXT), [("content-encoding", "br")], TEXT),
+        (gzip.compress(TEXT), [("content-encoding", "deflate")], TEXT),
+        (gzip.compress(TEXT)[:-9], [("content-encoding", "gzip")], TEXT),
+        (gzip.compress(TEXT) + b"trailing", [("content-encoding", "gzip")], TEXT),
+        (ZSTD, [("content-encoding", "zstd")], TEXT),
+        (ZSTD[:9], [("content-encoding", "zstd")], Reason.CONTENT_ENCODING),
+        (TEXT, [("content-encoding", "zstd")], TEXT),
+        (TEXT, [("content-encoding", "unheard-of")], TEXT),
+        (b"\0" * 9, [("content-encoding", "unheard-of")], Reason.CONTENT_ENCODING),
+        (b"%x\r\n%b\r\n0\r\n\r\n" % (len(ZIPPED), ZIPPED), [("transfer-encoding", "gzip, chunked")], TEXT),
     ],
 )
 def test_encodings_are_undone_within_the_limit(
