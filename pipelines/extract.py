@@ -24,10 +24,9 @@ import pyarrow as pa
 from engine import schema
 from engine.stage import SIDE, Output, Unit, Work
 from pipelines import charset, guards, language, rights, rules, stream, urls, warc
-from pipelines.entries import Entry, Stream
+from pipelines.entries import IMAGE, Stream
 from pipelines.reasons import Reason
 from pipelines.rows import Page, Rows
-from pipelines.tags import HEADINGS
 from pipelines.tally import Array
 
 VERSION = 3
@@ -219,58 +218,43 @@ def read(record: warc.Record, gated: Gated, address: str, config: Config, work: 
         return Reason.OPT_OUT_TDM, 0.0
     if found.too_many_images:
         return Reason.TOO_MANY_IMAGES, float(config.max_images + found.too_many_images)
-    texts = [entry.text for entry in found.entries if entry.image < 0]
-    if not texts:
+    if len(found.images) == len(found.kinds):
         return Reason.NO_TEXT, 0.0
-    lang = language.identify("\n".join(texts), found.lang, config.language)
+    lang = language.identify(found.lines(language.CLD_CHARS), found.lang, config.language)
     if lang.wanted < config.min_language_score:
         return Reason.LANGUAGE, lang.wanted
-    scores = drop_blocks(found, config, work)
-    if scores is None:
+    kept = drop_blocks(found, config, work)
+    if kept is None:
         return Reason.NO_TEXT, 0.0
     return Page(
         record=replace(record, block=b""),  # pages wait for others; their bytes need not
         host=urls.host(address),
         lang=lang,
         rights=rights.Rights(robots=gated.robots, meta=meta, tdm=reserved),
-        stream=found,
-        scores=scores,
-        interspersed=interspersed(found.entries),
+        stream=kept[0],
+        scores=kept[1],
     )
 
 
-def drop_blocks(found: Stream, config: Config, work: Work) -> Array | None:
-    """Apply the block rules; what goes is counted as block:<rule>. The scores of what stays; None if nothing does."""
-    entries = found.entries
-    image = [False, *(entry.image >= 0 for entry in entries), False]
-    blocks = [(entry, image[i] or image[i + 2]) for i, entry in enumerate(entries) if entry.image < 0]
-    counted = rules.count([entry.text for entry, _ in blocks])
-    failed = rules.failing([entry.block for entry, _ in blocks], [b for _, b in blocks], counted, config.blocks)
-    kept = []
-    for place, ((entry, _), rule) in enumerate(zip(blocks, failed, strict=True)):
+def drop_blocks(found: Stream, config: Config, work: Work) -> tuple[Stream, Array] | None:
+    """Apply the block rules; what goes is counted as block:<rule>. What stays, and its scores; None if nothing does."""
+    image = np.zeros(len(found.kinds) + 2, np.bool_)
+    image[1:-1] = found.kinds == IMAGE
+    texts = ~image[1:-1]
+    counted = rules.count(found.text, found.offsets[~image[1:]])  # an image takes no room in the text
+    beside = (image[:-2] | image[2:])[texts]
+    failed = rules.failing(found.kinds[texts], beside, counted, config.blocks)
+    if not failed.any():
+        return found, rules.page(counted)
+    for rule, num in enumerate(np.bincount(failed).tolist()):
         if rule:
-            entry.drop = True
-            work.count(f"block{SIDE}{rule}")
-        else:
-            kept.append(place)
-    found.settle()
-    return rules.page(counted, np.array(kept)) if kept else None
-
-
-def interspersed(entries: list[Entry]) -> bool:
-    """Whether prose stands beside an image: before or after it, over other images and captions (K)."""
-    before = pending = False
-    for entry in entries:
-        if entry.image >= 0:
-            if before:
-                return True
-            pending = True
-        elif entry.block != "figcaption":
-            before = entry.block not in HEADINGS
-            if pending and before:
-                return True
-            pending = pending and not before
-    return False
+            work.count(f"block{SIDE}{rules.RULES[rule]}", num)
+    kept = np.flatnonzero(failed == 0)
+    if not len(kept):
+        return None
+    drop = np.zeros(len(texts), np.bool_)
+    drop[texts] = failed != 0
+    return found.without(drop), rules.page(counted, kept)
 
 
 def describe(config: Config, reason: Reason, value: float) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -98,6 +99,15 @@ RULES: tuple[tuple[Reason, str, str, str], ...] = (
 def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
     """Judge the pages of one WARC: every row of `scores`, in order."""
     table = work.read("extract", "scores")
+    reasons, values = verdicts(table, config)
+    for word, num in tally(reasons):
+        work.count(word, num)
+    columns = [table["row"].combine_chunks(), pa.array(reasons), pa.array(values)]
+    yield "judgements", pa.Table.from_arrays(columns, schema=schema.JUDGEMENTS)
+
+
+def verdicts(table: pa.Table, config: Config) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The first rule that each row of scores fails, u16, 0 if none, and the score that failed, f32."""
     reasons = np.zeros(len(table), np.uint16)
     values = np.zeros(len(table), np.float32)
     for reason, score, lower, upper in RULES:
@@ -115,10 +125,7 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
         failed &= reasons == 0
         reasons[failed] = int(reason)
         values[failed] = column[failed]
-    for word, num in tally(reasons):
-        work.count(word, num)
-    columns = [table["row"].combine_chunks(), pa.array(reasons), pa.array(values)]
-    yield "judgements", pa.Table.from_arrays(columns, schema=schema.JUDGEMENTS)
+    return reasons, values
 
 
 def describe(config: Config, reason: Reason) -> str:

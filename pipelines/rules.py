@@ -7,21 +7,32 @@ too, and a list is judged as a whole by the mean of its items, so that a menu go
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import numpy as np
 
+from pipelines import tags as t
 from pipelines import tally
 from pipelines.alphabet import classes, lower_codes
+from pipelines.kernel import compiled
 from pipelines.tally import NAMES, Array
+
+Kernel = Callable[..., Any]
 
 GOPHER = ("the", "be", "to", "of", "and", "that", "have", "with")  # GO
 SHORT = 50  # words of a block that two of Gopher's words redeem
-IMMUNE = frozenset(("h1", "h2", "h3", "h4", "h5", "h6", "figcaption", "pre", "table"))
-LISTED = frozenset(("li", "dt", "dd"))
+IMMUNE = np.isin(t.KINDS, ("h1", "h2", "h3", "h4", "h5", "h6", "figcaption", "pre", "table"))
+DT, DD = map(t.KINDS.index, ("dt", "dd"))
+FLAGGED = "flagged_words"
+RULES = (
+    "", "words", "character_repetition", "word_repetition", "special_characters", "stopwords", FLAGGED, "punctuation"
+)  # fmt: skip
+FLAGGED_N = RULES.index(FLAGGED)
 COLUMN = {name: place for place, name in enumerate(NAMES)}
 
 
@@ -88,25 +99,22 @@ class Counted:
     starts: Array  # i64[B + 1], where blocks start among the words
 
 
-def count(texts: Sequence[str]) -> Counted:
-    """The words of some blocks."""
-    offsets = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum([len(text) for text in texts], out=offsets[1:])
-    joined = "".join(texts)
-    text = tally.codes(joined.lower() if joined.isascii() else joined)
-    if not joined.isascii():
-        wide = text
-        text = np.empty_like(wide)
-        if tally.lowered(wide, lower_codes(), text):
-            blocks = [text.lower() for text in texts]
-            text = tally.codes("".join(blocks))
-            np.cumsum([len(text) for text in blocks], out=offsets[1:])
-    counts = np.empty((len(texts), len(tally.COUNTS)), np.int64)
-    starts = np.zeros(len(texts) + 1, np.int64)
-    room = len(text) // 2 + len(texts) + 1
+def count(text: Array, ends: Array) -> Counted:
+    """The words of blocks of text in UTF-8, u8[N]; ends i64[B + 1]: where they start in it, and where the last ends."""
+    num = len(ends) - 1
+    points, offsets = np.empty(len(text), np.uint32), np.empty(num + 1, np.int64)
+    if tally.lowered(text, ends, lower_codes(), points, offsets):
+        whole = text.tobytes()
+        blocks = [whole[begin:end].decode().lower() for begin, end in itertools.pairwise(ends.tolist())]
+        points = tally.codes("".join(blocks))
+        np.cumsum([len(block) for block in blocks], out=offsets[1:])
+    points = points[: offsets[-1]]
+    counts = np.empty((num, len(tally.COUNTS)), np.int64)
+    starts = np.zeros(num + 1, np.int64)
+    room = len(points) // 2 + num + 1
     hashes, lengths = np.empty(room, np.uint64), np.empty(room, np.int32)
-    tally.tokens(text, offsets, classes(), *_lookup(), counts, hashes, lengths, starts)
-    return Counted(text=text, offsets=offsets, counts=counts, hashes=hashes, lengths=lengths, starts=starts)
+    tally.tokens(points, offsets, classes(), *_lookup(), counts, hashes, lengths, starts)
+    return Counted(text=points, offsets=offsets, counts=counts, hashes=hashes, lengths=lengths, starts=starts)
 
 
 def page(blocks: Counted, kept: Array | None = None) -> Array:
@@ -122,52 +130,72 @@ def page(blocks: Counted, kept: Array | None = None) -> Array:
     return scores
 
 
-def failing(kinds: Sequence[str], beside: Sequence[bool], blocks: Counted, rules: BlockRules) -> list[str]:
-    """For each block the first rule that it fails, or "". beside: whether it stands next to an image."""
+def failing(kinds: Array, beside: Array, blocks: Counted, rules: BlockRules) -> Array:
+    """For each block the first rule that it fails, u8[B], place in RULES; 0 if none.
+
+    kinds: u8[B], place in tags.KINDS. beside: bool[B], whether it stands next to an image.
+    """
     words = blocks.counts[:, 0].astype(np.float64)
-    start = len(kinds) if LISTED.isdisjoint(kinds) else 0
-    while start < len(kinds):  # a list has the mean words of its items
-        end = start + 1
-        if kinds[start] in LISTED:
-            while end < len(kinds) and kinds[end] in LISTED:
-                end += 1
-            num = max(1, sum(kind != "dt" for kind in kinds[start:end]))
-            if rules.min_words is not None and words[start:end].sum() >= num * rules.min_words:
-                words[start:end] = np.maximum(words[start:end], rules.min_words)
-        start = end
-    prose = np.array([kind not in IMMUNE and not near for kind, near in zip(kinds, beside, strict=True)], np.bool_)
-    result = [""] * len(kinds)
+    if rules.min_words is not None:
+        even_out(kinds, words, rules.min_words)
+    prose = ~(IMMUNE[kinds] | beside)
+    result = np.zeros(len(kinds), np.uint8)
     for rule, failed in reversed(_bounds(blocks, words, prose, rules)):  # the first rule has the last word
-        if rule != "flagged_words":
-            failed &= prose
-        for place in np.flatnonzero(failed).tolist():
-            result[place] = rule
-    _keep_terms(kinds, result)
+        result[failed if rule == FLAGGED else failed & prose] = RULES.index(rule)
+    keep_terms(kinds, result)
     return result
 
 
-def _keep_terms(kinds: Sequence[str], result: list[str]) -> None:
+def _even_out(kinds, words, bound):  # type: ignore[no-untyped-def]
+    """Lists whose items have that many words in the mean have them in each."""
+    num = len(kinds)
+    start = 0
+    while start < num:
+        end = start + 1
+        if kinds[start] == t.ITEM or DT <= kinds[start] <= DD:
+            total = words[start]
+            items = np.int64(kinds[start] != DT)
+            while end < num and (kinds[end] == t.ITEM or DT <= kinds[end] <= DD):
+                total += words[end]
+                items += kinds[end] != DT
+                end += 1
+            if total >= max(items, 1) * bound:
+                for place in range(start, end):
+                    words[place] = max(words[place], bound)
+        start = end
+
+
+def _keep_terms(kinds, result):  # type: ignore[no-untyped-def]
     """A term is the heading of its definitions: it goes when they all do, never for its own length."""
-    place = 0 if "dt" in kinds else len(kinds)
-    while place < len(kinds):
+    num = len(kinds)
+    place = 0
+    while place < num:
         terms = place
-        while place < len(kinds) and kinds[place] == "dt":
+        while place < num and kinds[place] == DT:
             place += 1
         definitions = place
-        while place < len(kinds) and kinds[place] == "dd":
+        fails = True
+        while place < num and kinds[place] == DD:
+            fails &= result[place] != 0
             place += 1
-        fates = result[definitions:place]
         for term in range(terms, definitions):
-            if result[term] != "flagged_words":
-                result[term] = fates[0] if fates and all(fates) else ""
+            if result[term] != FLAGGED_N:
+                result[term] = result[definitions] if fails and place > definitions else 0
         place = max(place, terms + 1)
+
+
+even_out: Kernel = compiled(_even_out, allocates=False)
+keep_terms: Kernel = compiled(_keep_terms, allocates=False)
 
 
 def _bounds(blocks: Counted, words: Array, prose: Array, rules: BlockRules) -> list[tuple[str, Array]]:
     """Each rule that is on, in order, with the blocks that fail it; words: of each block, or of its list."""
     found: list[tuple[str, Array]] = []
-    counts = dict(zip(tally.COUNTS, blocks.counts.T, strict=True))
-    own = np.maximum(counts["words"], 1)
+
+    def counts(name: str) -> Array:
+        column: Array = blocks.counts[:, tally.COUNTS.index(name)]
+        return column
+
     if rules.min_words is not None:
         found.append(("words", words < rules.min_words))
     if rules.max_words is not None:
@@ -188,14 +216,14 @@ def _bounds(blocks: Counted, words: Array, prose: Array, rules: BlockRules) -> l
             found.append(("word_repetition", repetition[:, 1] > rules.word_repetition))
     if rules.special_characters is not None:
         sizes = np.maximum(np.diff(blocks.offsets), 1)
-        found.append(("special_characters", counts["special"] / sizes > rules.special_characters))
+        found.append(("special_characters", counts("special") / sizes > rules.special_characters))
     if rules.stopwords is not None:
-        gopher = sum(counts["gopher"] >> place & 1 for place in range(len(GOPHER)))
+        gopher = sum(counts("gopher") >> place & 1 for place in range(len(GOPHER)))
         redeemed = (words < SHORT) & (gopher >= 2)  # GO
-        found.append(("stopwords", (counts["stop"] / own < rules.stopwords) & ~redeemed))
+        found.append(("stopwords", (counts("stop") / np.maximum(counts("words"), 1) < rules.stopwords) & ~redeemed))
     if rules.flagged_words is not None:
-        found.append(("flagged_words", counts["flagged"] / own > rules.flagged_words))
+        found.append((FLAGGED, counts("flagged") / np.maximum(counts("words"), 1) > rules.flagged_words))
     if rules.punctuation is not None:
         short = words < 12  # OB asks it from 12 tokens
-        found.append(("punctuation", (counts["ends"] / np.maximum(counts["tokens"], 1) < rules.punctuation) & ~short))
+        found.append(("punctuation", (counts("ends") / np.maximum(counts("tokens"), 1) < rules.punctuation) & ~short))
     return found

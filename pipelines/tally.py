@@ -52,13 +52,29 @@ def lookup(lists: Iterable[tuple[Iterable[str], int]]) -> tuple[Array, Array]:
     return keys, values
 
 
-def _lowered(text, lower, out):  # type: ignore[no-untyped-def]
-    """out u32[N]: a text in lower case, by a table that has 0 where that takes more; whether one is met."""
+def _lowered(text, ends, lower, out, offsets):  # type: ignore[no-untyped-def]
+    """Blocks of UTF-8 -> out u32[N]: their code points in lower case, and offsets i64[B + 1] in it.
+
+    lower has 0 where that takes more than one code point or a look around; returns whether one is met.
+    """
     met = False
-    for i in range(len(text)):
-        code = lower[text[i]]
-        met |= code == 0
-        out[i] = code
+    at = 0
+    i = ends[0]
+    offsets[0] = 0
+    for b in range(len(ends) - 1):
+        while i < ends[b + 1]:
+            a = np.int64(text[i])
+            i += 1
+            if a >= 0x80:
+                size = 1 if a < 0xE0 else 2 if a < 0xF0 else 3
+                a &= 0x3F >> size
+                for _ in range(size):
+                    a = (a << 6) | np.int64(text[i] & 0x3F)
+                    i += 1
+                met |= lower[a] == 0
+            out[at] = lower[a]
+            at += 1
+        offsets[b + 1] = at
     return met
 
 

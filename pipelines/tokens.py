@@ -1,7 +1,8 @@
 """Serialised HTML to tokens: text, starts and ends of the elements that matter, and whose attributes must be read.
 
 What lexbor writes is well formed: every element but the void ones is closed, text is escaped, attributes are quoted.
-What no reader sees (scripts, forms' fields, drawings) gives no token.
+What no reader sees (scripts, forms' fields, drawings) gives no token. Attributes are looked at here, and read in Python
+only where a token of them is one that `boilerplate` knows: a superset, by the same split into tokens (tested).
 """
 
 from __future__ import annotations
@@ -12,13 +13,37 @@ from typing import Any
 
 import numpy as np
 
+from pipelines import boilerplate
 from pipelines import tags as t
 from pipelines.kernel import compiled
 from pipelines.tags import Array
 
 Kernel = Callable[..., Any]
 
-TITLE_N, PLAINTEXT_N = map(t.TAGS.index, ("title", "plaintext"))
+TITLE_N, META_N, PLAINTEXT_N = map(t.TAGS.index, ("title", "meta", "plaintext"))
+NAME, ROLE = 1, 2  # what a word can be part of
+
+
+def _telling() -> tuple[Array, Array]:
+    """Open addressing from the hash of a word to where it can say something: tokens of names, and roles."""
+    words = dict.fromkeys(boilerplate.NAMES | boilerplate.CAPTION | boilerplate.CLONES, NAME)
+    for name in boilerplate.PAIRS | boilerplate.NUMBERING:
+        words[boilerplate.tokens(name)[-1]] = NAME
+    for role in boilerplate.SKIPPED_ROLES | boilerplate.MAIN_ROLES:
+        words[role] = words.get(role, 0) | ROLE
+    keys, values = np.zeros(1024, np.uint64), np.zeros(1024, np.int64)
+    for word, value in words.items():
+        key = t.FNV
+        for byte in word.encode():
+            key = ((key ^ byte) * t.PRIME) % (1 << 64)
+        slot = key & 1023
+        while keys[slot]:
+            slot = (slot + 1) & 1023
+        keys[slot], values[slot] = key, value
+    return keys, values
+
+
+WORD_KEYS, WORD_VALUES = _telling()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,8 +76,8 @@ def read(html: bytes) -> Page:
     what, tags = np.empty(room, np.uint8), np.empty(room, np.uint8)
     begins, ends, flags, asks, same = (np.empty(room, np.int32) for _ in range(5))
     num, num_asks, depth = scan(
-        data, t.TAG_KEYS, t.TAG_VALUES, t.ATTRIBUTE_KEYS, t.ATTRIBUTE_VALUES, t.TRAITS, what, tags, begins, ends, flags,
-        asks, same, np.full(1024, -1, np.int32),
+        data, t.TAG_KEYS, t.TAG_VALUES, t.ATTRIBUTE_KEYS, t.ATTRIBUTE_VALUES, t.TRAITS, WORD_KEYS, WORD_VALUES, what,
+        tags, begins, ends, flags, asks, same, np.full(1024, -1, np.int32),
     )  # fmt: skip
     return Page(
         data=data, what=what[:num], tags=tags[:num], begins=begins[:num], ends=ends[:num], flags=flags[:num],
@@ -95,6 +120,10 @@ def _raw_end(data, i, start, end):  # type: ignore[no-untyped-def]
     script = end - start == 6 and data[start] == 115 and data[start + 1] == 99
     comment = inside = False
     while i < size:
+        while i < size and data[i] != 60 and not comment:
+            i += 1
+        if i == size:
+            break
         if data[i] == 45 and comment and i + 2 < size and data[i + 1] == 45 and data[i + 2] == 62:
             comment = inside = False
         elif data[i] == 60 and i + 3 < size:
@@ -123,6 +152,55 @@ def _raw_end(data, i, start, end):  # type: ignore[no-untyped-def]
     return size
 
 
+def _named(data, start, end, keys, values):  # type: ignore[no-untyped-def]
+    """Whether a class or id has a token, as `boilerplate.tokens` splits them, that says something."""
+    i = start
+    while i < end:
+        if not 97 <= data[i] | 32 <= 122:
+            i += 1
+            continue
+        stop = i
+        while stop < end and 65 <= data[stop] <= 90:
+            stop += 1
+        if stop < end and 97 <= data[stop] <= 122:
+            if stop - i > 1:
+                stop -= 1  # the last capital begins a word
+            else:
+                while stop < end and 97 <= data[stop] <= 122:
+                    stop += 1
+        key = np.uint64(t.FNV)
+        while i < stop:
+            key = (key ^ np.uint64(data[i] | 32)) * np.uint64(t.PRIME)
+            i += 1
+        slot = np.int64(key & np.uint64(1023))
+        while keys[slot] != 0:
+            if keys[slot] == key:
+                if values[slot] & NAME:
+                    return True
+                break
+            slot = (slot + 1) & 1023
+    return False
+
+
+def _tells(data, start, end, known, keys, values):  # type: ignore[no-untyped-def]
+    """Whether the value of an attribute can say something; what is odd is left to those who read it."""
+    if known == t.CLASS_A or known == t.ID_A:
+        return end - start > boilerplate.MAX_NAME or named(data, start, end, keys, values)
+    if known == t.ROLE_A:
+        return (lookup(keys, values, data, start, end) & ROLE) != 0
+    if known == t.ARIA_A:  # true
+        return end - start == 4 and data[start] == 116
+    if known != t.STYLE_A:
+        return True
+    for i in range(start, end):  # none or hidden, whatever the case
+        a = data[i] | 32
+        if a >= 0x80 or (a == 110 and i + 3 < end and data[i + 1] | 32 == 111 and data[i + 2] | 32 == 110):
+            return True
+        if a == 104 and i + 5 < end and data[i + 1] | 32 == 105 and data[i + 2] | 32 == 100:
+            return True
+    return False
+
+
 def _known(data, begin, end, begins, ends, asks, slots, num_asks):  # type: ignore[no-untyped-def]
     """Which ask has these very attributes; num_asks, and noted, if none has."""
     name = np.uint64(t.FNV)
@@ -148,13 +226,13 @@ def _known(data, begin, end, begins, ends, asks, slots, num_asks):  # type: igno
 
 
 def _scan(  # type: ignore[no-untyped-def]
-    data, tag_keys, tag_values, attribute_keys, attribute_values, traits, what, tags, begins, ends, flags, asks, same,
-    slots,
+    data, tag_keys, tag_values, attribute_keys, attribute_values, traits, word_keys, word_values, what, tags, begins,
+    ends, flags, asks, same, slots,
 ):  # fmt: skip
     """Serialised HTML u8[N] -> (tokens, asks, depth): what, tag, begin, end, flags and its ask a token; the asks.
 
-    begin..end of an element are its attributes, of text its bytes, of a title its text. slots i32: all -1, a power of
-    two of them, for what was asked already.
+    begin..end of an element are its attributes, of text its bytes, of a title its text. Asked is only where a value
+    can say something: of 84 elements a large page, 22. slots i32: all -1, a power of two of them, for what was asked.
     """
     size = len(data)
     num = num_asks = depth = deepest = skipped = 0
@@ -163,8 +241,10 @@ def _scan(  # type: ignore[no-untyped-def]
         if data[i] != 60:
             start = i
             solid = False
+            while i < size and data[i] != 60 and not solid:
+                solid = data[i] > 32 or data[i] < 9 or 13 < data[i] < 28
+                i += 1
             while i < size and data[i] != 60:
-                solid |= data[i] > 32 or data[i] < 9 or 13 < data[i] < 28
                 i += 1
             if skipped == 0:
                 what[num] = t.TEXT if solid else t.BLANK
@@ -176,7 +256,7 @@ def _scan(  # type: ignore[no-untyped-def]
             break
         if data[i + 1] == 33 or data[i + 1] == 63:  # a comment; the document type is not written
             if i + 3 < size and data[i + 2] == 45 and data[i + 3] == 45:
-                i += 4
+                i += 6  # "<!-->-->" holds ">": what opens a comment does not close it
                 while i < size and not (data[i] == 62 and data[i - 1] == 45 and data[i - 2] == 45):
                     i += 1
             else:
@@ -213,7 +293,9 @@ def _scan(  # type: ignore[no-untyped-def]
                 depth = max(depth - 1, 0)
             continue
         name_end = j
-        seen = bits = 0
+        seen = bits = asked = 0
+        if skipped == 0 and role != t.INLINE and role != t.SKIP:
+            asked = traits[tag, 5] | (t.HREF_A if role == t.LINK else 0)
         while j < size:
             b = data[j]
             if b == 62:
@@ -225,16 +307,21 @@ def _scan(  # type: ignore[no-untyped-def]
             j += 1
             while j < size and data[j] > 32 and data[j] != 61 and data[j] != 47 and data[j] != 62:
                 j += 1
-            known = lookup(attribute_keys, attribute_values, data, first, j)
+            known = 0
+            if asked & ~t.ALWAYS:
+                known = lookup(attribute_keys, attribute_values, data, first, j) & asked
             if j + 1 < size and data[j] == 61 and data[j + 1] == 34:
                 first = j + 2
                 j = first
                 while j < size and data[j] != 34:
                     j += 1
                 if known == t.HREF_A:
-                    bits = t.LINKS | t.SHOWS if role == t.LINK and image_name(data, first, j) else t.LINKS
+                    bits = t.LINKS | t.SHOWS if image_name(data, first, j) else t.LINKS
+                elif known and tells(data, first, j, known, word_keys, word_values):
+                    seen |= known
                 j += 1
-            seen |= known
+            else:
+                seen |= known & (t.HIDDEN_A | t.OPEN_A)
         attributes_end = j
         i = j + 1
         if skipped or role == t.SKIP:
@@ -251,21 +338,22 @@ def _scan(  # type: ignore[no-untyped-def]
         begins[num] = name_end
         ends[num] = attributes_end
         same[num] = -1
-        if traits[tag, 5] & t.ALWAYS:
+        if asked & t.ALWAYS and tag != TITLE_N and tag != META_N:
             same[num] = num_asks
             asks[num_asks] = num
             num_asks += 1
-        elif traits[tag, 5] & seen:
+        elif seen:
             same[num] = known_as(data, name_end, attributes_end, begins, ends, asks, slots, num_asks)
             if same[num] == num_asks:
                 asks[num_asks] = num
                 num_asks += 1
         num += 1
-        if tag == TITLE_N:
+        after = i
+        while tag == TITLE_N and after < size and data[after] != 60:
+            after += 1
+        if tag == TITLE_N and after + 1 < size and data[after + 1] == 47:  # in math a title holds elements
             begins[num - 1] = i
-            while i < size and data[i] != 60:
-                i += 1
-            ends[num - 1] = i
+            ends[num - 1] = i = after
             while i < size and data[i] != 62:
                 i += 1
             i += 1
@@ -285,5 +373,7 @@ def _scan(  # type: ignore[no-untyped-def]
 lookup: Kernel = compiled(_lookup, allocates=False)
 image_name: Kernel = compiled(_image_name, allocates=False)
 raw_end: Kernel = compiled(_raw_end, allocates=False)
+named: Kernel = compiled(_named, allocates=False)
+tells: Kernel = compiled(_tells, allocates=False)
 known_as: Kernel = compiled(_known, allocates=False)
 scan: Kernel = compiled(_scan, allocates=False)

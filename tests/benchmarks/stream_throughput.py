@@ -99,7 +99,6 @@ def ours(files: list[str], wanted: Wanted) -> int:
                 rights=Rights(),
                 stream=found,
                 scores=scores,
-                interspersed=extract.interspersed(found.entries),
             )
             rows.add(page, doc_id=bytes(16), url_hash=0)
             if rows.num_pending >= config.chunk_pages or rows.num_chars >= config.chunk_chars:

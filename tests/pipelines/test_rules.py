@@ -13,12 +13,19 @@ from hypothesis import strategies as st
 
 from pipelines import rules
 from pipelines.rules import COLUMN, BlockRules
+from pipelines.tags import KINDS
 
 PROSE = "The ferry leaves the harbour at noon and comes back in the evening, when the market has closed."
 
 
+def count(texts: list[str]) -> rules.Counted:
+    blocks = [text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, blocks)])
+    return rules.count(np.frombuffer(b"".join(blocks), np.uint8), ends)
+
+
 def page(texts: list[str]) -> list[float]:
-    scores: list[float] = rules.page(rules.count(texts)).tolist()
+    scores: list[float] = rules.page(count(texts)).tolist()
     return scores
 
 
@@ -109,7 +116,7 @@ def test_scores(text: str, name: str, expected: float) -> None:
 
 def test_a_page_is_its_blocks_as_lines() -> None:
     assert page(["a b", "c"]) == page(["a b\nc"])
-    counted = rules.count(["x y", PROSE, "z", "ΑΣ", "İ"])
+    counted = count(["x y", PROSE, "z", "ΑΣ", "İ"])
     assert rules.page(counted, np.array([1])).tolist() == page([PROSE])
     assert rules.page(counted, np.array([0, 2, 3, 4])).tolist() == page(["x y", "z", "ΑΣ", "İ"])
 
@@ -120,7 +127,7 @@ LETTERS = st.characters(codec="utf-8") | st.sampled_from("ΑΣσςİıẞÅKǅ")
 @given(st.lists(st.text(LETTERS, max_size=20), max_size=5))
 @settings(deadline=None)
 def test_words_are_read_in_the_lower_case_of_their_own_block(texts: list[str]) -> None:
-    counted = rules.count(texts)
+    counted = count(texts)
     blocks = [counted.text[begin:end] for begin, end in itertools.pairwise(counted.offsets.tolist())]
     assert [block.tobytes() for block in blocks] == [text.lower().encode("utf-32-le") for text in texts]
 
@@ -149,7 +156,9 @@ def test_blocks_fail_by_the_scores_of_a_page(blocks: list[list[str]], characters
 
 def failing(*blocks: tuple[str, str], beside: bool = False, bounds: BlockRules | None = None) -> list[str]:
     kinds, texts = [kind for kind, _ in blocks], [text for _, text in blocks]
-    return rules.failing(kinds, [beside] * len(blocks), rules.count(texts), bounds or rules.kosmos1())
+    numbers = np.array([KINDS.index(kind) for kind in kinds], np.uint8)
+    failed = rules.failing(numbers, np.full(len(blocks), beside), count(texts), bounds or rules.kosmos1())
+    return [rules.RULES[rule] for rule in failed.tolist()]
 
 
 @pytest.mark.parametrize(

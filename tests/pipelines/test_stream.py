@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from random import Random
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -234,3 +237,38 @@ def test_any_markup_has_a_stream(pieces: list[str]) -> None:
         assert bool(entry.text) == (entry.image < 0)
         if entry.block not in ("pre", "table", ""):
             assert entry.text == " ".join(entry.text.split())
+
+
+MIXED = st.lists(
+    st.sampled_from(["<p>é one</p>", "<img src={n}.png>", "<h2>two</h2>", "<p>three \u20ac\U0001f600</p>"])
+)
+
+
+@given(MIXED, st.integers(0, 60), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_columns_are_the_entries(pieces: list[str], max_chars: int, random: Random) -> None:
+    inside = "".join(piece.replace("{n}", str(n)) for n, piece in enumerate(pieces))
+    found = stream.parse(f"<body>{inside}".encode(), URL)
+    texts = [entry.text for entry in found.entries if entry.image < 0]
+    assert found.lines(max_chars) == "\n".join(texts)[:max_chars]
+    assert found.num_chars == len("".join(texts))
+    drop = np.array([entry.image < 0 and random.random() < 0.5 for entry in found.entries], np.bool_)
+    left = [entry for entry, gone in zip(found.entries, drop.tolist(), strict=True) if not gone]
+    assert found.without(drop).entries == left and found.without(drop).images == found.images
+
+
+@pytest.mark.parametrize(
+    ("inside", "expected"),
+    [
+        ("<img src=a.png>", False),
+        ("<p>one</p><img src=a.png>", True),
+        ("<img src=a.png><p>one</p>", True),
+        ("<h2>one</h2><img src=a.png>", False),
+        ("<img src=a.png><h2>one</h2><p>two</p>", True),
+        ("<p>one</p><h2>two</h2><img src=a.png>", False),
+        ("<p>one</p><figure><figcaption>two</figcaption><img src=a.png></figure>", True),
+        ("<p>one</p>", False),
+    ],
+)
+def test_prose_beside_an_image(inside: str, expected: bool) -> None:
+    assert stream.parse(f"<body>{inside}".encode(), URL).interspersed() is expected
