@@ -32,6 +32,12 @@ MAIN_ROLES = frozenset(("main", "article"))
 CAPTION = frozenset(("caption", "captions", "figcaption"))
 NUMBERING = frozenset(("secnum", "secno", "sectnum", "chapnum", "section-number", "header-section-number"))
 PIECES = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+DECORATION = _words(
+    "avatar avatars gravatar userpic emoji emoticon smiley smilies icon icons logo favicon spinner badge author"
+)
+# How slick, swiper, owl, bxslider and splide name the slides that they repeat to go round.
+CLONE = re.compile(r"(?:^|\s)(?:slick-cloned|swiper-slide-duplicate|cloned|bx-clone|splide__slide--clone)(?:\s|$)")
+CLONES = frozenset(("cloned", "duplicate", "clone"))  # the last token of each
 HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.I)
 MAX_NAME = 1000  # of a class or id that is looked at
 
@@ -73,6 +79,21 @@ def _caption(classes: str) -> bool:
 def numbering(classes: str) -> bool:
     """Whether an element is the number of a section, which style sheets set apart from its title without a space."""
     return not NUMBERING.isdisjoint(classes[:MAX_NAME].split())
+
+
+def decoration(classes: str) -> bool:
+    """Whether the classes of an image say that it is no picture of the page: an avatar, an icon, a spinner."""
+    return bool(classes) and _decoration(classes[:MAX_NAME])
+
+
+@lru_cache(maxsize=1 << 12)
+def _decoration(classes: str) -> bool:
+    return any(not DECORATION.isdisjoint(tokens(name)) and NOT.isdisjoint(tokens(name)) for name in classes.split())
+
+
+def clone(classes: str) -> bool:
+    """Whether the classes of an element say that a slider made it as a copy of another."""
+    return bool(classes) and ("lon" in classes or "uplicat" in classes) and CLONE.search(classes) is not None
 
 
 def hidden(style: str) -> bool:

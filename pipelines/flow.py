@@ -20,10 +20,12 @@ from pipelines.tokens import Page
 Kernel = Callable[..., Any]
 
 # Columns of the stack after the tag: what an open element means for what is in it.
-LEAVE, BEGAN, KIND, LEVEL, LISTS, LINK_IN, FIGURE_AT, CONTENT, MUTED_IN, NOSCRIPT_IN, CELL_OF, TABLE_OF = range(1, 13)
+LEAVE, BEGAN, KIND, LEVEL, LISTS, LINK_IN, FIGURE_AT, CONTENT, MUTED_IN, NOSCRIPT_IN, CELL_OF, TABLE_OF, BUTTON_IN = (
+    range(1, 14)
+)
 # State of a walk: the open block, then counts.
 AT, BEGIN, PIECES, SOLID, PENDING, NEWLINE, LINKED, NUM_LINKS, ENTRIES, ROWS, CELLS, TABLES = range(12)
-SPANS, IMAGES, METAS, LAZY_AT, TOO_MANY = range(12, 17)
+SPANS, IMAGES, METAS, LAZY_AT, TOO_MANY, FALLBACK_AT = range(12, 18)
 P_N, LI_N, HR_N, ADDRESS_N, FIGCAPTION_N, NOSCRIPT_N, DIALOG_N, HEADER_N, FOOTER_N, NAV_N = map(
     t.TAGS.index, ["p", "li", "hr", "address", "figcaption", "noscript", "dialog", "header", "footer", "nav"]
 )
@@ -31,7 +33,7 @@ ARTICLE_N, MAIN_N, FIGURE_N, BODY_N, TBODY_N, THEAD_N, TFOOT_N, UL_N, OL_N, DIR_
     t.TAGS.index,
     ["article", "main", "figure", "body", "tbody", "thead", "tfoot", "ul", "ol", "dir", "menu", "table", "tr"],
 )
-TH_N, SECTION_N, TITLE_N, META_N = map(t.TAGS.index, ["th", "section", "title", "meta"])
+TH_N, SECTION_N, TITLE_N, META_N, BUTTON_N = map(t.TAGS.index, ["th", "section", "title", "meta", "button"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,10 +54,10 @@ def blocks(page: Page, answers: list[int], max_images: int) -> Blocks:
     out = np.empty(len(page.data) + 2 * num + 16, np.uint8)
     entries, spans = np.empty((num + 2, 13), np.int32), np.empty((num + 2, 3), np.int32)
     images, metas = np.empty(num, np.int32), np.empty(num, np.int32)
-    stack = np.zeros((page.depth + 2, 13), np.int32)  # tag, leave, entry where it began, then the context inside
+    stack = np.zeros((page.depth + 2, 14), np.int32)  # tag, leave, entry where it began, then the context inside
     stack[0, FIGURE_AT] = -1
-    now = np.zeros(17, np.int64)
-    now[LAZY_AT] = -1
+    now = np.zeros(18, np.int64)
+    now[LAZY_AT] = now[FALLBACK_AT] = -1
     walk(
         page.data, page.what, page.tags, page.begins, page.ends, page.flags, page.same,
         np.array([*answers, 0], np.int32), page.address, num, t.TRAITS, max_images, out, entries, spans,
@@ -257,7 +259,10 @@ def _picture(row, token, linked, flag, address, images, max_images, out, now, en
         return
     if not flag & t.PICTURED:
         return
-    if row[NOSCRIPT_IN] and (now[LAZY_AT] == now[ENTRIES] or (num and address[images[num - 1]] == address[token])):
+    again = num > 0 and address[images[num - 1]] == address[token]
+    if row[NOSCRIPT_IN] and (now[LAZY_AT] == now[ENTRIES] or again):
+        return
+    if again and now[FALLBACK_AT] == now[ENTRIES]:  # the fallback stands before what it falls back from
         return
     if now[PIECES] and not flush(now, row, entries, out, table):
         blank(32, row[KIND] == t.PRE, out, now)
@@ -265,11 +270,12 @@ def _picture(row, token, linked, flag, address, images, max_images, out, now, en
     entry[:] = 0
     entry[4] = num
     entry[5] = linked
-    entry[7] = row[FIGURE_AT] >= 0
+    entry[7] = row[FIGURE_AT] >= 0 or (row[BUTTON_IN] == 1 and flag & t.LARGE != 0)
     images[num] = token
     now[IMAGES] += 1
     now[ENTRIES] += 1
     now[LAZY_AT] = now[ENTRIES] if flag & t.LAZY else -1
+    now[FALLBACK_AT] = now[ENTRIES] if row[NOSCRIPT_IN] else -1
 
 
 def _open(row, tag, flag, traits, now):  # type: ignore[no-untyped-def]
@@ -297,6 +303,7 @@ def _open(row, tag, flag, traits, now):  # type: ignore[no-untyped-def]
             return False
         ours = tag == HEADER_N and row[CONTENT]
         ours |= tag == FOOTER_N and (kind == t.QUOTE or row[FIGURE_AT] >= 0)
+        row[BUTTON_IN] |= tag == BUTTON_N
         if not ours:
             row[LEAVE] = t.BARE if tag == NAV_N else t.REGION
     elif tag in (ARTICLE_N, MAIN_N) or flag & t.MAIN:
@@ -338,7 +345,7 @@ def _walk(  # type: ignore[no-untyped-def]
     data, what, tags, begins, ends, flags, same, answers, address, num, traits, max_images, out, entries,
     spans, images, metas, table, stack, now,
 ):  # fmt: skip
-    """Tokens -> now i64[17], as `blocks` starts it: how many rows of entries, spans, images and metas were written.
+    """Tokens -> now i64[18], as `blocks` starts it: how many rows of entries, spans, images and metas were written.
 
     entries i32[,13]: begin and end in out, kind, level, image, characters linked, links, figure, cell, row, table,
     characters, letters where there are links or cells.
@@ -397,8 +404,10 @@ def _walk(  # type: ignore[no-untyped-def]
             continue
         if role == t.IMG:
             picture(row, token, row[LINK_IN] == 1, flag, address, images, max_images, out, now, entries, table)
-            continue
-        entered = not flag & t.HIDDEN and not (role == t.SPACED and flag & t.UNSEEN)
+            if void:
+                continue
+        # what an <amp-img> holds is its fallback
+        entered = role != t.IMG and not flag & t.HIDDEN and not (role == t.SPACED and flag & t.UNSEEN)
         if entered:
             inner = stack[top + 1]
             inner[0], inner[LEAVE] = tag, t.NOTHING

@@ -19,7 +19,7 @@ GROUPS = {
     "menu body search noscript",
     STRUCTURE: "nav header footer aside form button dialog",
     BREAK: "br",
-    IMG: "img",
+    IMG: "img amp-img amp-anim",
     PICTURE: "picture",
     LINK: "a",
     CELL: "td th",
@@ -35,7 +35,9 @@ KIND_OF = {"blockquote": "quote", "listing": "pre", "xmp": "pre", "caption": "fi
 KIND_OF |= {"summary": "p", "legend": "p"}
 TEXT, VERBATIM, BLANK, START, END = range(5)  # tokens; VERBATIM: text without entities, BLANK: ASCII white space
 # What attributes say of an element: found by the caller, save the two about links.
-HIDDEN, MUTED, NAMED, CAPTION, MAIN, OPEN, NUMBER, LINKS, SHOWS, PICTURED, LAZY, UNSEEN = (1 << n for n in range(12))
+HIDDEN, MUTED, NAMED, CAPTION, MAIN, OPEN, NUMBER, LINKS, SHOWS, PICTURED, LAZY, UNSEEN, LARGE = (
+    1 << n for n in range(13)
+)
 CLASS_A, ID_A, STYLE_A, HIDDEN_A, ARIA_A, ROLE_A, HREF_A, OPEN_A = (1 << n for n in range(8))
 ATTRIBUTES = {
     "class": CLASS_A, "id": ID_A, "style": STYLE_A, "hidden": HIDDEN_A, "aria-hidden": ARIA_A, "role": ROLE_A,

@@ -29,14 +29,30 @@ class Cut:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
-    """What an address and its declared size may be. Tokens are compared whole and case-folded, so Essex stays.
+    """What an address and its declared size may be. Tokens of its path are compared whole and case-folded, so Essex
+    stays.
 
     Sources: M4, OB, MI + ours (curation, URL rules for images).
     """
 
     blocked: tuple[str, ...] = (
         "logo", "button", "icon", "plugin", "widget", "avatar", "sprite", "spacer", "blank", "1x1", "pixel", "tracking",
-        "badge", "emoji", "gravatar", "captcha",
+        "badge", "emoji", "emoticon", "smiley", "gravatar", "captcha", "favicon", "piwik", "matomo",
+    )  # fmt: skip
+    # Whole names of folders; in the name of a file the same words may say what a picture shows.
+    folders: tuple[str, ...] = (
+        "logos", "buttons", "icons", "plugins", "widgets", "avatars", "customavatars", "sprites", "badges", "emojis",
+        "emoticons", "smileys", "smilies", "statusicon", "callouts", "ads", "adverts", "banner", "banners",
+    )  # fmt: skip
+    # Whole names of .gif and .png files: the symbols of manuals, and what lays out old pages.
+    symbols: tuple[str, ...] = (
+        "note", "tip", "warning", "caution", "important", "next", "prev", "previous", "up", "home", "arrow", "bullet",
+        "dot", "clear", "trans", "transparent", "loading", "loader", "placeholder", "separator", "divider",
+    )  # fmt: skip
+    # Labels of a host before its last two: who counts readers and who sells them.
+    hosts: tuple[str, ...] = (
+        "ad", "ads", "adserver", "adservice", "pixel", "pixels", "tracking", "tracker", "counter", "analytics", "stats",
+        "beacon",
     )  # fmt: skip
     adult: tuple[str, ...] = ("porn", "xxx", "sex")
     min_side: int = 64  # K: image sides

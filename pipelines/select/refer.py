@@ -1,8 +1,9 @@
 """Image references of kept pages, and the address rules: what can be refused by an address and its declared size.
 
-Rules look at the path alone, by whole tokens: runs of ASCII letters and digits, case-folded, so that /Essex/ stays and
-/sex/ goes. In a canonical address every letter and digit stands unescaped, so an escape only ever separates tokens, and
-one regular expression a rule does for all addresses without decoding any.
+Rules look at the path by whole tokens: runs of ASCII letters and digits, case-folded, so that /Essex/ stays and /sex/
+goes; at the name of a file, and at the labels of the host. In a canonical address every letter and digit stands
+unescaped, so an escape only ever separates tokens, and one regular expression a rule does for all addresses without
+decoding any.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pipelines.select import Cut, Rules
 if TYPE_CHECKING:
     from engine.ledger import Commit
 
-VERSION = 1  # of the code that decides the bytes
+VERSION = 2  # of the code that decides the bytes
 OUTPUTS = (
     Output(name="references", schema=schema.REFERENCE_KEYS, partition_by="part", sort_by=("url_id", "doc", "image")),
     Output(name="pages", schema=schema.PAGES, sort_by=("doc",), batch_rows=1 << 16),
@@ -54,7 +55,8 @@ class Config:
     rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self) -> None:
-        for word in (*self.rules.blocked, *self.rules.adult):
+        rules = self.rules
+        for word in (*rules.blocked, *rules.adult, *rules.folders, *rules.symbols, *rules.hosts):
             if not TOKEN.fullmatch(word.lower()):
                 raise ConfigError(f"select.rules: {word!r} is no token and matches nothing; use ASCII letters, digits")
 
@@ -107,6 +109,9 @@ def refuse(references: pa.Table, rules: Rules) -> tuple[Reasons, Values]:
         (Reason.IMAGE_DRAWING, DRAWING),
         (Reason.IMAGE_ADULT, with_token(rules.adult)),
         (Reason.IMAGE_BLOCKED, with_token(rules.blocked)),
+        (Reason.IMAGE_BLOCKED, with_folder(rules.folders)),
+        (Reason.IMAGE_BLOCKED, with_name(rules.symbols)),
+        (Reason.IMAGE_BLOCKED, with_label(rules.hosts)),
     ):
         if pattern:
             found = pc.match_substring_regex(references["url"], pattern).to_numpy()
@@ -124,6 +129,24 @@ def with_token(tokens: tuple[str, ...]) -> str:
     """A regular expression (RE2) for canonical addresses with one of the tokens in their path; "" for no tokens."""
     words = "|".join(sorted({token.lower() for token in tokens}))
     return f"{PATH}{BORDER}(?i:{words})(?:[^A-Za-z0-9]|$)" if words else ""
+
+
+def with_folder(names: tuple[str, ...]) -> str:
+    """A regular expression for canonical addresses in a folder of one of the names; "" for no names."""
+    words = "|".join(sorted({name.lower() for name in names}))
+    return f"{PATH}(?:[^?]*/)?(?i:{words})/" if words else ""
+
+
+def with_name(names: tuple[str, ...]) -> str:
+    """A regular expression for canonical addresses of a .gif or .png file of one of the names; "" for no names."""
+    words = "|".join(sorted({name.lower() for name in names}))
+    return f"{PATH}(?:[^?]*/)?(?i:(?:{words})\\.(?:gif|png))(?:\\?|$)" if words else ""
+
+
+def with_label(labels: tuple[str, ...]) -> str:
+    """A regular expression for canonical addresses whose host has one of the labels before its last two."""
+    words = "|".join(sorted({label.lower() for label in labels}))
+    return f"^[a-z]+://(?:[^/?:]*\\.)?(?:{words})\\.[^/?:]*[^/?:.]\\.[^/?:.]+(?:[:/?]|$)" if words else ""
 
 
 def shown_first(docs: Docs, addresses: Ids, images: Images) -> npt.NDArray[np.bool_]:

@@ -34,7 +34,14 @@ REFUSED = (
     "films/xxx-{}.jpg",
     "plan-{}.svg",
 )
-ALLOWED = ("essex-{}.jpg", "sussex/{}.jpg", "logos/{}.jpg", "iconic-{}.jpg", "pixelated{}.jpg", "{}.jpg?of=logo&sex=1")
+ALLOWED = (
+    "essex-{}.jpg",
+    "sussex/{}.jpg",
+    "logotype/{}.jpg",
+    "iconic-{}.jpg",
+    "pixelated{}.jpg",
+    "{}.jpg?of=logo&sex=1",
+)
 
 
 def photo(dice: Dice, host: str, topic: str, name: str = "", kind: str = "photo") -> Picture:
@@ -97,7 +104,7 @@ def refused(dice: Dice, host: str, topic: str) -> list[Figure]:
 
 def allowed(dice: Dice, host: str, topic: str) -> list[Figure]:
     """Addresses that only look like those; the words in host and query do not count either."""
-    return [figure(dice, photo(dice, f"pixel.{host}", topic, name)) for name in ALLOWED]
+    return [figure(dice, photo(dice, f"icon.{host}", topic, name)) for name in ALLOWED]
 
 
 def both_wrong(dice: Dice, host: str, topic: str) -> list[Figure]:

@@ -39,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--diff", metavar="PAGE", help="show one page: expected (-) beside answered (+)")
     parser.add_argument("--json", action="store_true", help="one JSON line a page")
     options = parser.parse_args(arguments)
-    extract = _answers(options.answers) if options.answers else None
-    function = None if extract else _resolve(options.extractor)
+    answers = _answers(options.answers) if options.answers else None
+    function = _resolve(options.extractor)
     scored: list[tuple[pages.Page, Score]] = []
     for page in pages.real(options.real) if options.real else pages.written():
         if (options.case and page.case not in options.case) or (options.diff and page.name != options.diff):
             continue
-        answer = extract.get(page.name, []) if extract is not None else function(page.html, page.url, page.content_type)
+        answer = answers.get(page.name, []) if answers is not None else _answer(function, page)
         scored.append((page, score(page.items, answer)))
         if options.diff:
             _show(page.items, answer)
@@ -63,6 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for page, one in sorted(scored, key=lambda pair: _worth(pair[1]))[: options.worst]:
         print(_line(page.name, total([one])))
     return 0
+
+
+def _answer(function: Extractor, page: pages.Page) -> list[Item]:
+    """What the extractor says; one that raises has nothing to say of this page."""
+    try:
+        return function(page.html, page.url, page.content_type)
+    except Exception as error:
+        print(f"{page.name}: {type(error).__name__}: {error}", file=sys.stderr)
+        return []
 
 
 def _worth(one: Score) -> float:

@@ -51,7 +51,7 @@ def _trafilatura(html: bytes, url: str, **options: Any) -> list[Item]:
     xml = extract(html, url=url, include_images=True, include_comments=False, output_format="xml", **options)
     if not xml:
         return []
-    main = etree.fromstring(xml).find("main")
+    main = etree.fromstring(xml.encode(), etree.XMLParser(recover=True)).find("main")
     items: list[Item] = []
 
     def walk(node: Any) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 from tests.golden.score import Item
 
@@ -100,6 +101,8 @@ def marked(html: bytes, marks: dict[str, Any]) -> list[Item]:
     if not content:
         raise ValueError("the marks select no content")
     items: list[Item] = []
+    found = tree.css_first("base[href]")
+    base = urljoin(marks["url"], (found.attributes["href"] if found else "") or "")
     images = list(marks["images"])
     line: list[str] = []
 
@@ -122,7 +125,9 @@ def marked(html: bytes, marks: dict[str, Any]) -> list[Item]:
             loose = free or child.mem_id in optional
             if tag in BREAKS or loose != free or within != inside:
                 flush(free)
-            if tag == "img" and within and not loose:
+            if tag == "img" and within and loose:  # whichever of its addresses an answer takes
+                items.extend({"image": address, "optional": True} for address in _addresses(child.attributes, base))
+            elif tag == "img" and within:
                 if not images:
                     raise ValueError("the content has more images than the marks")
                 if shown := images.pop(0):
@@ -139,6 +144,12 @@ def marked(html: bytes, marks: dict[str, Any]) -> list[Item]:
     for late in marks.get("noscript_images", ()):
         _place(items, late["after"], late["image"])
     return items
+
+
+def _addresses(attributes: dict[str, str | None], base: str) -> set[str]:
+    """Whatever could be an address among the attributes of an image, absolute."""
+    values = [value for name, value in attributes.items() if value and ("src" in name or name.startswith("data-"))]
+    return {urljoin(base, word.strip(",")) for value in values[:50] for word in value.split()[:50]}
 
 
 def _place(items: list[Item], after: str, image: str) -> None:

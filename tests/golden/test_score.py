@@ -105,6 +105,7 @@ def test_answers_made_elsewhere_are_scored(tmp_path, capsys: pytest.CaptureFixtu
 
 
 MARKS = {
+    "url": "https://example.org/folder/page",
     "content_type": "text/html",
     "content": ["#main"],
     "without": [".nav"],
@@ -119,6 +120,7 @@ def test_marks_are_read_as_they_say() -> None:
     assert pages.marked(MARKED, MARKS) == [
         {"text": "Title bold"},
         {"text": "By me", "optional": True},
+        {"image": "https://example.org/folder/me.jpg", "optional": True},
         {"text": "text"},
         {"image": "https://example.org/a.jpg"},
         {"text": "more"},

@@ -188,7 +188,16 @@ def address_verdict(shown: Shown, rules: Rules) -> tuple[Reason, int]:
         return Reason.IMAGE_DRAWING, 0
     if tokens & set(rules.adult):
         return Reason.IMAGE_ADULT, 0
-    if tokens & set(rules.blocked):
+    folders, _, file = path.lower().rpartition("/")
+    name, _, kind = file.rpartition(".")
+    labels = set((urlsplit(shown.url).hostname or "").split(".")[:-2])
+    named = kind in ("gif", "png") and name in rules.symbols
+    if (
+        tokens & set(rules.blocked)
+        or set(folders.split("/")) & set(rules.folders)
+        or named
+        or labels & set(rules.hosts)
+    ):
         return Reason.IMAGE_BLOCKED, 0
     declared = [side for side in (shown.width, shown.height) if side > 0]
     if declared and min(declared) < rules.min_side:

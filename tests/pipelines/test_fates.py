@@ -113,7 +113,7 @@ def names(count: int, prefix: str = "p") -> list[str]:
         ("a1x1.gif", ""),
         ("pixels.gif", ""),
         ("iconic.png", ""),
-        ("favicon.png", ""),
+        ("iconography.png", ""),
         ("XXX/1.jpg", "image_adult"),
         ("sex.jpg", "image_adult"),
         ("essex.jpg", ""),

@@ -191,6 +191,31 @@ def test_address_rules(path: str, reason: Reason) -> None:
     assert address_verdict(Shown(url=url), Rules()) == (reason, 0)
 
 
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("https://a.example/images/note.png", Reason.IMAGE_BLOCKED),
+        ("https://a.example/NEXT.GIF?v=2", Reason.IMAGE_BLOCKED),
+        ("https://a.example/note.jpg", Reason.KEPT),
+        ("https://a.example/Icons/a.jpg", Reason.IMAGE_BLOCKED),
+        ("https://a.example/x/buttons/y/a.jpg?b", Reason.IMAGE_BLOCKED),
+        ("https://a.example/x/my-buttons/a.jpg", Reason.KEPT),
+        ("https://a.example/buttons.png", Reason.KEPT),
+        ("https://a.example/x?/buttons/a.jpg", Reason.KEPT),
+        ("https://a.example/note/a.png", Reason.KEPT),
+        ("https://a.example/a-note.png", Reason.KEPT),
+        ("https://a.example/x?/note.png", Reason.KEPT),
+        ("https://pixel.a.example/b.gif", Reason.IMAGE_BLOCKED),
+        ("https://www.ads.a.example:8443/tower.jpg", Reason.IMAGE_BLOCKED),
+        ("https://ads.example/tower.jpg", Reason.KEPT),  # a site of that name
+        ("https://loads.a.example/tower.jpg", Reason.KEPT),
+        ("https://a.example/ads.a.example/tower.jpg", Reason.KEPT),
+    ],
+)
+def test_symbols_and_counters(url: str, reason: Reason) -> None:
+    assert verdict(url) == address_verdict(Shown(url=url), Rules()) == (reason, 0)
+
+
 def test_hosts_are_not_asked_and_no_address_does_no_harm() -> None:
     assert verdict("https://cdn.svg") == (Reason.KEPT, 0)
     assert verdict("") == (Reason.KEPT, 0)
@@ -215,7 +240,7 @@ def test_declared_sides(width: int, height: int, value: int) -> None:
 
 
 def test_rules_that_are_switched_off_refuse_nothing() -> None:
-    none = Rules(blocked=(), adult=(), min_side=0)
+    none = Rules(blocked=(), adult=(), folders=(), symbols=(), hosts=(), min_side=0)
     assert verdict("https://a.example/sex/logo.png", 1, 1, none) == (Reason.KEPT, 0)
 
 
