@@ -66,6 +66,10 @@ def absolute(base: str, reference: str) -> str:
         near = _origin(base) + reference
         if PLAIN.fullmatch(near) and len(near) <= MAX_CHARS:
             return near
+    elif not reference.startswith("?") and not SCHEME.match(reference):
+        near = _folder(base) + reference
+        if PLAIN.fullmatch(near) and len(near) <= MAX_CHARS and reference:
+            return near
     text = _browser(reference)
     scheme = SCHEME.match(text)
     if scheme:
@@ -93,6 +97,12 @@ def _origin(base: str) -> str:
     """Scheme and host of an address as written."""
     home = PARTS.match(base)
     return f"{home[1]}://{home[2]}" if home else ""
+
+
+@lru_cache(maxsize=64)
+def _folder(base: str) -> str:
+    """A canonical address up to the last slash of its path."""
+    return base.partition("?")[0].rpartition("/")[0] + "/"
 
 
 def host(url: str) -> str:
