@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check clean
+.PHONY: install demo test check golden fuzz clean
 
 install: $(VENV)/.installed
 
@@ -23,6 +23,14 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# How faithful the extraction is, page by page; see tests/golden/README.md.
+golden: install
+	$(BIN)/python -m tests.golden --worst 20
+
+# Ten minutes of damaged pages, headers and files; see tests/fuzz.
+fuzz: install
+	$(BIN)/python -m tests.fuzz --seconds 600
 
 clean:
 	rm -rf $(VENV) kosmos-demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -13,7 +13,32 @@ import numpy as np
 
 from pipelines import tags as t
 from pipelines.alphabet import classes
+from pipelines.buffer import (
+    AT,
+    BEGIN,
+    CELLS,
+    ENTRIES,
+    FALLBACK_AT,
+    IMAGES,
+    LAZY_AT,
+    LINKED,
+    METAS,
+    NEWLINE,
+    NUM_LINKS,
+    PENDING,
+    PIECES,
+    ROWS,
+    SOLID,
+    SPANS,
+    TABLES,
+    TOO_MANY,
+    append,
+    blank,
+    letters,
+    preformatted,
+)
 from pipelines.kernel import compiled
+from pipelines.phrases import MEANINGS, PHRASES, said
 from pipelines.tags import Array
 from pipelines.tokens import Page
 
@@ -23,17 +48,18 @@ Kernel = Callable[..., Any]
 LEAVE, BEGAN, KIND, LEVEL, LISTS, LINK_IN, FIGURE_AT, CONTENT, MUTED_IN, NOSCRIPT_IN, CELL_OF, TABLE_OF, BUTTON_IN = (
     range(1, 14)
 )
-# State of a walk: the open block, then counts.
-AT, BEGIN, PIECES, SOLID, PENDING, NEWLINE, LINKED, NUM_LINKS, ENTRIES, ROWS, CELLS, TABLES = range(12)
-SPANS, IMAGES, METAS, LAZY_AT, TOO_MANY, FALLBACK_AT = range(12, 18)
 P_N, LI_N, HR_N, ADDRESS_N, FIGCAPTION_N, NOSCRIPT_N, DIALOG_N, HEADER_N, FOOTER_N, NAV_N = map(
     t.TAGS.index, ["p", "li", "hr", "address", "figcaption", "noscript", "dialog", "header", "footer", "nav"]
 )
+FORM_N, ASIDE_N, BUTTON_N = map(t.TAGS.index, ["form", "aside", "button"])
 ARTICLE_N, MAIN_N, FIGURE_N, BODY_N, TBODY_N, THEAD_N, TFOOT_N, UL_N, OL_N, DIR_N, MENU_N, TABLE_N, TR_N = map(
     t.TAGS.index,
     ["article", "main", "figure", "body", "tbody", "thead", "tfoot", "ul", "ol", "dir", "menu", "table", "tr"],
 )
-TH_N, SECTION_N, TITLE_N, META_N, BUTTON_N = map(t.TAGS.index, ["th", "section", "title", "meta", "button"])
+TH_N, SECTION_N, TITLE_N, META_N = map(t.TAGS.index, ["th", "section", "title", "meta"])
+
+
+NAMES = t.NAMED | t.WEAK | t.REMARKS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +67,7 @@ class Blocks:
     """The blocks of a page."""
 
     text: bytes
-    entries: Array  # i32[E, 13], the columns of `marks`
+    entries: Array  # i32[E, 14], the columns of `marks`
     spans: Array  # i32[S, 3]: what, first entry, entry after the last
     images: list[int]  # tokens
     metas: list[int]  # tokens
@@ -52,7 +78,7 @@ def blocks(page: Page, answers: list[int], max_images: int) -> Blocks:
     """The blocks of a page; answers: the flags of its asks."""
     num = len(page.what)
     out = np.empty(len(page.data) + 2 * num + 16, np.uint8)
-    entries, spans = np.empty((num + 2, 13), np.int32), np.empty((num + 2, 3), np.int32)
+    entries, spans = np.empty((num + 2, 14), np.int32), np.empty((num + 2, 3), np.int32)
     images, metas = np.empty(num, np.int32), np.empty(num, np.int32)
     stack = np.zeros((page.depth + 2, 14), np.int32)  # tag, leave, entry where it began, then the context inside
     stack[0, FIGURE_AT] = -1
@@ -61,7 +87,7 @@ def blocks(page: Page, answers: list[int], max_images: int) -> Blocks:
     walk(
         page.data, page.what, page.tags, page.begins, page.ends, page.flags, page.same,
         np.array([*answers, 0], np.int32), page.address, num, t.TRAITS, max_images, out, entries, spans,
-        images, metas, classes(), stack, now,
+        images, metas, classes(), PHRASES, MEANINGS, stack, now,
     )  # fmt: skip
     return Blocks(
         text=out[: now[AT]].tobytes(),
@@ -73,142 +99,7 @@ def blocks(page: Page, answers: list[int], max_images: int) -> Blocks:
     )
 
 
-def _space(data, i, end):  # type: ignore[no-untyped-def]
-    """How many bytes the white space takes that stands at i; 0 if there is none. As `str.split` has it."""
-    a = data[i]
-    if a == 32 or 9 <= a <= 13 or 28 <= a <= 31:
-        return 1
-    if a < 0xC2:
-        return 0
-    b = data[i + 1] if i + 1 < end else 0
-    if a == 0xC2:
-        return 2 if b == 0x85 or b == 0xA0 else 0
-    c = data[i + 2] if i + 2 < end else 0
-    if a == 0xE2 and b == 0x80:
-        return 3 if 0x80 <= c <= 0x8A or c == 0xA8 or c == 0xA9 or c == 0xAF else 0
-    if (a == 0xE2 and b == 0x81 and c == 0x9F) or (a == 0xE1 and b == 0x9A and c == 0x80):
-        return 3
-    return 3 if a == 0xE3 and b == 0x80 and c == 0x80 else 0
-
-
-def _append(data, start, end, raw, escaped, out, now):  # type: ignore[no-untyped-def]
-    """Add text to the open block; raw: white space as it is, else one space. Characters, 0 if it shows nothing."""
-    at, begin, pending = now[AT], now[BEGIN], now[PENDING]
-    solid = False
-    chars = 0
-    i = start
-    while i < end:
-        a = data[i]
-        size = 1
-        wide = 0
-        if a == 38 and escaped:  # & opens one of five entities
-            b = data[i + 1]
-            if b == 97:
-                size = 5
-            elif b == 108 or b == 103:
-                a = np.uint8(60 if b == 108 else 62)
-                size = 4
-            elif b == 113:
-                a = np.uint8(34)
-                size = 6
-            else:
-                wide = size = 6  # a space that does not break
-        elif a <= 32 or a >= 0xC2:
-            wide = space(data, i, end)
-            size = max(wide, 1)
-        chars += size > 1 or (a & 0xC0) != 0x80
-        if not wide:
-            solid = True
-            if pending and at > begin:
-                out[at] = 32
-                at += 1
-            pending = 0
-            out[at] = a
-            at += 1
-            i += size
-            while i < end and 32 < data[i] < 0x80 and data[i] != 38:  # the rest of a plain word
-                out[at] = data[i]
-                at += 1
-                i += 1
-                chars += 1
-            continue
-        elif not raw:
-            pending = 1
-        elif wide == 6:
-            out[at] = 0xC2
-            out[at + 1] = 0xA0
-            at += 2
-        else:
-            for j in range(wide):
-                out[at] = data[i + j]
-                at += 1
-        i += size
-    now[AT] = at
-    now[PENDING] = pending
-    now[PIECES] += 1
-    now[NEWLINE] = end - start == 1 and data[start] == 10
-    now[SOLID] |= solid
-    return chars if solid else 0
-
-
-def _blank(byte, raw, out, now):  # type: ignore[no-untyped-def]
-    """Add a space or a line end to the open block."""
-    now[PIECES] += 1
-    now[NEWLINE] = byte == 10
-    if raw:
-        out[now[AT]] = byte
-        now[AT] += 1
-    else:
-        now[PENDING] = 1
-
-
-def _preformatted(out, begin, end):  # type: ignore[no-untyped-def]
-    """Text as it is, in place, but for white space at the end of lines and empty lines around; where it ends."""
-    at = keep = begin
-    i = begin
-    while i < end:
-        a = out[i]
-        if a == 13 or a == 10:
-            i += 1 + (a == 13 and i + 1 < end and out[i + 1] == 10)
-            at = keep
-            if at > begin:
-                out[at] = 10
-                at += 1
-                keep = at
-            continue
-        wide = space(out, i, end) if a <= 32 or a >= 0xC2 else 0
-        size = max(wide, 1)
-        for j in range(size):
-            out[at + j] = out[i + j]
-        at += size
-        if not wide:
-            keep = at
-        i += size
-    while keep > begin and out[keep - 1] == 10:
-        keep -= 1
-    return keep
-
-
-def _letters(out, begin, end, table):  # type: ignore[no-untyped-def]
-    """How many characters match \\w."""
-    found = 0
-    i = begin
-    while i < end:
-        a = np.int64(out[i])
-        if a < 0x80:
-            i += 1
-            found += (table[a] & 64) != 0 or a == 95
-            continue
-        size = 2 if a < 0xE0 else 3 if a < 0xF0 else 4
-        a &= 0x7F >> size
-        for j in range(1, size):
-            a = (a << 6) | np.int64(out[i + j] & 0x3F)
-        found += (table[a] & 64) != 0
-        i += size
-    return found
-
-
-def _flush(now, row, entries, out, table):  # type: ignore[no-untyped-def]
+def _flush(now, row, entries, out, table, phrases, meanings):  # type: ignore[no-untyped-def]
     """End the open block; whether there was one."""
     if now[PIECES] == 0:
         return False
@@ -226,6 +117,7 @@ def _flush(now, row, entries, out, table):  # type: ignore[no-untyped-def]
         for i in range(now[BEGIN], now[AT]):
             entry[11] += (out[i] & 0xC0) != 0x80
         entry[12] = letters(out, now[BEGIN], now[AT], table) if now[NUM_LINKS] or row[CELL_OF] else 0
+        entry[13] = said(out, now[BEGIN], now[AT], phrases, meanings)
         now[ENTRIES] += 1
         now[LINKED] = now[NUM_LINKS] = 0
         now[BEGIN] = now[AT]
@@ -234,7 +126,7 @@ def _flush(now, row, entries, out, table):  # type: ignore[no-untyped-def]
     return solid
 
 
-def _leave(row, out, now, entries, spans, table):  # type: ignore[no-untyped-def]
+def _leave(row, out, now, entries, spans, table, phrases, meanings):  # type: ignore[no-untyped-def]
     """What the end of an element means; row: its own."""
     what = row[LEAVE]
     if what == t.NOTHING:
@@ -242,16 +134,18 @@ def _leave(row, out, now, entries, spans, table):  # type: ignore[no-untyped-def
     if what == t.GAP:
         blank(32, row[KIND] == t.PRE, out, now)
         return
-    flush(now, row, entries, out, table)
+    flush(now, row, entries, out, table, phrases, meanings)
     start, end = row[BEGAN], now[ENTRIES]
     caption = what == t.LEGEND and row[FIGURE_AT] < 0 and start > 0 and entries[start - 1, 4] >= 0
-    if what in (t.BODY, t.FIGURE) or caption or (what in (t.REGION, t.BARE, t.SOFT) and end > start):
+    if what == t.BODY or what == t.FIGURE or caption or (t.BOX <= what < t.BODY and end > start):
         span = spans[now[SPANS]]
         span[0], span[1], span[2] = what, start - caption, end
         now[SPANS] += 1
 
 
-def _picture(row, token, linked, flag, address, images, max_images, out, now, entries, table):  # type: ignore[no-untyped-def]
+def _picture(  # type: ignore[no-untyped-def]
+    row, token, linked, flag, address, images, max_images, out, now, entries, table, phrases, meanings
+):  # fmt: skip
     """An image, unless it repeats what scripts would have loaded."""
     num = now[IMAGES]
     if num == max_images:
@@ -264,7 +158,7 @@ def _picture(row, token, linked, flag, address, images, max_images, out, now, en
         return
     if again and now[FALLBACK_AT] == now[ENTRIES]:  # the fallback stands before what it falls back from
         return
-    if now[PIECES] and not flush(now, row, entries, out, table):
+    if now[PIECES] and not flush(now, row, entries, out, table, phrases, meanings):
         blank(32, row[KIND] == t.PRE, out, now)
     entry = entries[now[ENTRIES]]
     entry[:] = 0
@@ -276,6 +170,11 @@ def _picture(row, token, linked, flag, address, images, max_images, out, now, en
     now[ENTRIES] += 1
     now[LAZY_AT] = now[ENTRIES] if flag & t.LAZY else -1
     now[FALLBACK_AT] = now[ENTRIES] if row[NOSCRIPT_IN] else -1
+
+
+def _named(plain, flag):  # type: ignore[no-untyped-def]
+    """The kind of span of an element with these names; plain: if it has none that say anything."""
+    return t.SOFT if flag & t.NAMED else t.COMMENTS if flag & t.REMARKS else t.FAINT if flag & t.WEAK else plain
 
 
 def _open(row, tag, flag, traits, now):  # type: ignore[no-untyped-def]
@@ -293,9 +192,12 @@ def _open(row, tag, flag, traits, now):  # type: ignore[no-untyped-def]
         elif tag != HR_N and tag != ADDRESS_N:
             row[KIND] = traits[tag, 3]
             row[LEVEL] = max(1, row[LISTS]) if tag == LI_N else traits[tag, 4]
+        if not legend and (tag == LI_N or flag & NAMES):
+            row[LEAVE] = named(t.BOX, flag)
         return True
-    row[LEAVE] = t.BLOCK_END
+    row[LEAVE] = t.BOX
     if tag == NOSCRIPT_N:
+        row[LEAVE] = t.BLOCK_END
         row[NOSCRIPT_IN] = row[MUTED_IN] = 1
         return True
     if role == t.STRUCTURE:
@@ -303,9 +205,16 @@ def _open(row, tag, flag, traits, now):  # type: ignore[no-untyped-def]
             return False
         ours = tag == HEADER_N and row[CONTENT]
         ours |= tag == FOOTER_N and (kind == t.QUOTE or row[FIGURE_AT] >= 0)
+        ours |= tag == BUTTON_N and t.HEADING <= kind < t.HEADING + 6  # an accordion opens by its headings
         row[BUTTON_IN] |= tag == BUTTON_N
         if not ours:
-            row[LEAVE] = t.BARE if tag == NAV_N else t.REGION
+            row[LEAVE] = t.REGION
+            if tag == NAV_N:
+                row[LEAVE] = t.BARE
+            elif tag == FORM_N:
+                row[LEAVE] = t.FORM
+            elif row[CONTENT] and tag in (ASIDE_N, FOOTER_N):
+                row[LEAVE] = named(t.ASIDE, flag)
     elif tag in (ARTICLE_N, MAIN_N) or flag & t.MAIN:
         row[CONTENT] = 1
         row[LEAVE] = t.BODY
@@ -317,8 +226,8 @@ def _open(row, tag, flag, traits, now):  # type: ignore[no-untyped-def]
         return True
     elif tag in (BODY_N, TBODY_N, THEAD_N, TFOOT_N):
         return True
-    if row[LEAVE] == t.BLOCK_END and flag & t.NAMED:
-        row[LEAVE] = t.SOFT
+    if row[LEAVE] == t.BOX:
+        row[LEAVE] = named(t.BOX, flag)
     if tag in (UL_N, OL_N, DIR_N, MENU_N):
         row[LISTS] = min(row[LISTS] + 1, 100)
     elif tag == TABLE_N:
@@ -343,12 +252,12 @@ def _open(row, tag, flag, traits, now):  # type: ignore[no-untyped-def]
 
 def _walk(  # type: ignore[no-untyped-def]
     data, what, tags, begins, ends, flags, same, answers, address, num, traits, max_images, out, entries,
-    spans, images, metas, table, stack, now,
+    spans, images, metas, table, phrases, meanings, stack, now,
 ):  # fmt: skip
     """Tokens -> now i64[18], as `blocks` starts it: how many rows of entries, spans, images and metas were written.
 
-    entries i32[,13]: begin and end in out, kind, level, image, characters linked, links, figure, cell, row, table,
-    characters, letters where there are links or cells.
+    entries i32[,14]: begin and end in out, kind, level, image, characters linked, links, figure, cell, row, table,
+    characters, letters where there are links or cells, what it says.
     spans i32[,3]: what, first entry, entry after the last. images, metas: tokens. address: equal for equal pictures.
     """
     top = 0
@@ -383,8 +292,11 @@ def _walk(  # type: ignore[no-untyped-def]
                 row = stack[top]
                 if traits[row[0], 0] == t.PICTURE and same[token] >= 0 and answers[same[token]] & t.PICTURED:
                     flag = answers[same[token]]
-                    picture(row, token, row[LINK_IN] == 1, flag, address, images, max_images, out, now, entries, table)
-                leave(row, out, now, entries, spans, table)
+                    picture(
+                        row, token, row[LINK_IN] == 1, flag, address, images, max_images, out, now, entries, table,
+                        phrases, meanings,
+                    )  # fmt: skip
+                leave(row, out, now, entries, spans, table, phrases, meanings)
                 top -= 1
             continue
         tag, flag = tags[token], flags[token]
@@ -393,7 +305,7 @@ def _walk(  # type: ignore[no-untyped-def]
         role, void = traits[tag, 0], traits[tag, 1]
         if role == t.BREAK:
             if now[NEWLINE] and row[KIND] != t.PRE:
-                flush(now, row, entries, out, table)
+                flush(now, row, entries, out, table, phrases, meanings)
             else:
                 blank(10, row[KIND] == t.PRE, out, now)
             continue
@@ -403,7 +315,10 @@ def _walk(  # type: ignore[no-untyped-def]
                 now[METAS] += 1
             continue
         if role == t.IMG:
-            picture(row, token, row[LINK_IN] == 1, flag, address, images, max_images, out, now, entries, table)
+            picture(
+                row, token, row[LINK_IN] == 1, flag, address, images, max_images, out, now, entries, table, phrases,
+                meanings,
+            )  # fmt: skip
             if void:
                 continue
         # what an <amp-img> holds is its fallback
@@ -424,7 +339,7 @@ def _walk(  # type: ignore[no-untyped-def]
                 blank(32, row[KIND] == t.PRE, out, now)
                 inner[LEAVE] = t.GAP
             elif role != t.PICTURE:
-                flush(now, row, entries, out, table)
+                flush(now, row, entries, out, table, phrases, meanings)
                 entered = opened(inner, tag, flag, traits, now)
                 inner[BEGAN] = now[ENTRIES]
         if void:
@@ -441,16 +356,12 @@ def _walk(  # type: ignore[no-untyped-def]
                     open_ -= 1
                 i += 1
     while top >= 0:
-        leave(stack[top], out, now, entries, spans, table)
+        leave(stack[top], out, now, entries, spans, table, phrases, meanings)
         top -= 1
-    flush(now, stack[0], entries, out, table)
+    flush(now, stack[0], entries, out, table, phrases, meanings)
 
 
-space: Kernel = compiled(_space, allocates=False)
-append: Kernel = compiled(_append, allocates=False)
-blank: Kernel = compiled(_blank, allocates=False)
-preformatted: Kernel = compiled(_preformatted, allocates=False)
-letters: Kernel = compiled(_letters, allocates=False)
+named: Kernel = compiled(_named, allocates=False)
 flush: Kernel = compiled(_flush, allocates=False)
 leave: Kernel = compiled(_leave, allocates=False)
 picture: Kernel = compiled(_picture, allocates=False)

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from pipelines import phrases as p
 from pipelines import tags as t
 from pipelines.kernel import compiled
+from pipelines.sections import cut_sections, mark_phrases, mark_regions, prose, trim
 from pipelines.tags import Array
+from pipelines.trees import tree
 
 Kernel = Callable[..., Any]
 
@@ -22,7 +25,7 @@ LINK_CHARS = 300  # a longer link is prose
 MAIN_SHARE = 2 / 3
 UNDO_SHARE = 0.5
 # Columns of entries.
-BEGIN, END, KIND, LEVEL, IMAGE, LINKED, LINKS, FIGURE, CELL, ROW, TABLE, CHARS, LETTERS = range(13)
+BEGIN, END, KIND, LEVEL, IMAGE, LINKED, LINKS, FIGURE, CELL, ROW, TABLE, CHARS, LETTERS, SAYS = range(14)
 
 
 def mark(entries: Array, spans: Array) -> tuple[Array, Array]:
@@ -30,37 +33,44 @@ def mark(entries: Array, spans: Array) -> tuple[Array, Array]:
 
     Kinds change in place: the first of joined cells becomes a table.
     """
-    drop, group = np.zeros(len(entries), np.bool_), np.full(len(entries), -1, np.int32)
-    mark_regions(entries, spans, drop)
-    join_cells(entries, drop, group)
-    mark_links(entries, drop)
-    mark_outside(entries, spans, drop)
-    return drop, group
+    why, group = reasons(entries, spans)
+    return why > 0, group
 
 
-def _regions(entries, spans, drop):  # type: ignore[no-untyped-def]
-    """Mark what stands in a region, unless the region holds most of the page; figures stay, save in a nav."""
+def reasons(entries: Array, spans: Array) -> tuple[Array, Array]:
+    """As `mark`, with which step dropped an entry: the first of them is 1, 0 where it stays."""
+    why, group = np.zeros(len(entries), np.int8), np.full(len(entries), -1, np.int32)
+    drop = np.zeros(len(entries), np.bool_)
+    decide(entries, spans, drop, group, why)
+    return why, group
+
+
+def _decide(entries, spans, drop, group, why):  # type: ignore[no-untyped-def]
+    """All steps in one call: each costs Python some microseconds, which are most of the time of a small page."""
     num = len(entries)
-    sums = np.zeros(num + 1, np.int64)
-    for i in range(num):
-        sums[i + 1] = sums[i] + entries[i, CHARS]
-    # How many dropped regions begin or end at an entry: all, and those that keep no figure.
-    edges, strict = np.zeros(num + 1, np.int32), np.zeros(num + 1, np.int32)
-    for s in range(len(spans)):
-        what, start, end = spans[s, 0], spans[s, 1], spans[s, 2]
-        if what != t.REGION and what != t.BARE and what != t.SOFT:
-            continue
-        if what != t.BARE and sums[end] - sums[start] > UNDO_SHARE * sums[num]:
-            continue
-        edges[start] += 1
-        edges[end] -= 1
-        strict[start] += what != t.REGION
-        strict[end] -= what != t.REGION
-    inside = closed = 0
-    for i in range(num):
-        inside += edges[i]
-        closed += strict[i]
-        drop[i] = closed > 0 or (inside > 0 and not entries[i, FIGURE])
+    parent, owner = np.empty(len(spans), np.int32), np.empty(num, np.int32)
+    tree(spans, parent, owner, np.empty(num + 1, np.int32))
+    mark_regions(entries, spans, parent, owner, drop)
+    note(drop, why, 1)
+    mark_phrases(entries, drop)
+    note(drop, why, 2)
+    cut_sections(entries, spans, parent, owner, drop)
+    note(drop, why, 3)
+    join_cells(entries, drop, group)
+    note(drop, why, 4)
+    mark_links(entries, parent, owner, drop)
+    note(drop, why, 5)
+    mark_outside(entries, spans, drop)
+    note(drop, why, 6)
+    trim(entries, spans, parent, owner, drop)
+    note(drop, why, 7)
+
+
+def _note(drop, why, step):  # type: ignore[no-untyped-def]
+    """Which step dropped an entry."""
+    for i in range(len(drop)):
+        if drop[i] and why[i] == 0:
+            why[i] = step
 
 
 def _join(entries, drop, group):  # type: ignore[no-untyped-def]
@@ -103,7 +113,7 @@ def _join(entries, drop, group):  # type: ignore[no-untyped-def]
             entries[i, KIND] = t.OTHER
 
 
-def _links(entries, drop):  # type: ignore[no-untyped-def]
+def _links(entries, parent, owner, drop):  # type: ignore[no-untyped-def]
     """Mark runs of blocks that are nothing but links, with the images that link on and the heading above."""
     num = len(entries)
     run = np.empty(num, np.int32)
@@ -133,12 +143,25 @@ def _links(entries, drop):  # type: ignore[no-untyped-def]
         if blocks == 1:
             for place in run[:size]:
                 several |= entries[place, IMAGE] < 0 and entries[place, LINKS] >= RELATED
-        if several:
+        spared = 0  # references: what stands under their heading in its container
+        if several and heading >= 0 and entries[heading, SAYS] & p.KEPT:
             for place in run[:size]:
+                s = owner[place]
+                for _ in range(2):
+                    if s >= 0 and s != owner[heading]:
+                        s = parent[s]
+                if s != owner[heading]:
+                    break
+                spared += 1
+        if several:
+            for place in run[spared:size]:
                 if entries[place, IMAGE] < 0 or (entries[place, LINKED] and not entries[place, FIGURE]):
                     drop[place] = True
-            if heading >= 0 and titled:
-                drop[heading] = True
+            # A heading of nothing else goes, too; one of the whole page, or of what follows, stays.
+            if heading >= 0 and titled and not spared and entries[heading, LEVEL] > 1:
+                after = i < num and not t.HEADING <= entries[i, KIND] < t.HEADING + 6
+                if not after or entries[heading, KIND] > t.HEADING + 1:
+                    drop[heading] = True
         size = blocks = 0
         heading = i if i < num and titled else -1
 
@@ -152,7 +175,7 @@ def _outside(entries, spans, drop):  # type: ignore[no-untyped-def]
     if sums[num] == 0:
         return
     first = last = -1
-    for s in range(len(spans)):
+    for s in range(len(spans)):  # inner ones come first
         start, end = spans[s, 1], spans[s, 2]
         if spans[s, 0] != t.BODY or sums[end] - sums[start] < MAIN_SHARE * sums[num]:
             continue
@@ -160,12 +183,18 @@ def _outside(entries, spans, drop):  # type: ignore[no-untyped-def]
             first, last = start, end
     if first < 0:
         return
+    # A main element around it holds what leads to the article, as prose.
+    outer, behind = first, last
+    for s in range(len(spans)):
+        if spans[s, 0] == t.BODY and spans[s, 1] <= first and last <= spans[s, 2]:
+            outer, behind = min(outer, spans[s, 1]), max(behind, spans[s, 2])
     for i in range(num):
         if not first <= i < last and not entries[i, FIGURE] and not (entries[i, KIND] == t.HEADING and i < first):
-            drop[i] = True
+            drop[i] = drop[i] or not (outer <= i < behind and prose(entries[i]) > 0)
 
 
-mark_regions: Kernel = compiled(_regions)
 join_cells: Kernel = compiled(_join)
 mark_links: Kernel = compiled(_links)
 mark_outside: Kernel = compiled(_outside)
+note: Kernel = compiled(_note, allocates=False)
+decide: Kernel = compiled(_decide)

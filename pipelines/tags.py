@@ -38,14 +38,16 @@ TEXT, VERBATIM, BLANK, START, END = range(5)  # tokens; VERBATIM: text without e
 HIDDEN, MUTED, NAMED, CAPTION, MAIN, OPEN, NUMBER, LINKS, SHOWS, PICTURED, LAZY, UNSEEN, LARGE = (
     1 << n for n in range(13)
 )
+WEAK, REMARKS = 1 << 13, 1 << 14  # names that content may have, too; names of what readers say
 CLASS_A, ID_A, STYLE_A, HIDDEN_A, ARIA_A, ROLE_A, HREF_A, OPEN_A = (1 << n for n in range(8))
 ATTRIBUTES = {
     "class": CLASS_A, "id": ID_A, "style": STYLE_A, "hidden": HIDDEN_A, "aria-hidden": ARIA_A, "role": ROLE_A,
     "href": HREF_A, "open": OPEN_A,
 }  # fmt: skip
 ALWAYS = 1 << 15
-# What the end of an element means; from REGION on it is a span: structure, nav, named, main; a figure, a caption.
-NOTHING, GAP, BLOCK_END, REGION, BARE, SOFT, BODY, FIGURE, LEGEND = range(9)
+# What the end of an element means; from BOX on it is a span: any container, structure, nav, named, named by a weak
+# word, by readers' comments, an aside or footer of content, a form; main; a figure, a caption.
+NOTHING, GAP, BLOCK_END, BOX, REGION, BARE, SOFT, FAINT, COMMENTS, ASIDE, FORM, BODY, FIGURE, LEGEND = range(14)
 FNV, PRIME = 0xCBF29CE484222325, 0x100000001B3
 
 TAGS = ("", *(name for words in GROUPS.values() for name in words.split()))
@@ -85,7 +87,8 @@ def _traits() -> Array:
             role, name in VOID.split(), name in RAW.split(), KINDS.index(kind) if kind in KINDS else OTHER,
             HEADINGS.get(name, 0), asked.get(role, hides if role == UNKNOWN else 0),
         )  # fmt: skip
-    table[NUMBER_OF["p"], 5] |= CLASS_A
+    for name in ("p", "dl"):
+        table[NUMBER_OF[name], 5] |= CLASS_A
     return table
 
 

@@ -267,7 +267,9 @@ def _read_flags(text: bytes) -> int:
         flags |= tags.HIDDEN
     if attributes.get("aria-hidden") == "true":
         flags |= tags.MUTED
-    if ((classes or identity) and boilerplate.named(classes, identity)) or role in boilerplate.SKIPPED_ROLES:
+    if classes or identity:
+        flags |= boilerplate.names(classes, identity)
+    if role in boilerplate.SKIPPED_ROLES:
         flags |= tags.NAMED
     if "aption" in classes and boilerplate.caption(classes):
         flags |= tags.CAPTION
@@ -275,7 +277,7 @@ def _read_flags(text: bytes) -> int:
         flags |= tags.MAIN
     if "open" in attributes:
         flags |= tags.OPEN
-    if ("sr-only" in classes or "editsection" in classes) and boilerplate.named(classes, ""):
+    if classes and boilerplate.unseen(classes):
         flags |= tags.UNSEEN
     if boilerplate.numbering(classes):
         flags |= tags.NUMBER

@@ -38,16 +38,20 @@ class Rules:
     blocked: tuple[str, ...] = (
         "logo", "button", "icon", "plugin", "widget", "avatar", "sprite", "spacer", "blank", "1x1", "pixel", "tracking",
         "badge", "emoji", "emoticon", "smiley", "gravatar", "captcha", "favicon", "piwik", "matomo",
+        "qr", "qrcode",
     )  # fmt: skip
     # Whole names of folders; in the name of a file the same words may say what a picture shows.
     folders: tuple[str, ...] = (
         "logos", "buttons", "icons", "plugins", "widgets", "avatars", "customavatars", "sprites", "badges", "emojis",
-        "emoticons", "smileys", "smilies", "statusicon", "callouts", "ads", "adverts", "banner", "banners",
+        "emoticons", "smileys", "smilies", "statusicon", "callouts", "theme", "themes", "skins", "author",
+        "authors", "autores", "autoren", "signaturepics", "ads", "adverts", "banner", "banners", "werbung", "anzeigen",
+        "reklama", "rekl", "publicidad", "publicite", "pubblicita",
     )  # fmt: skip
     # Whole names of .gif and .png files: the symbols of manuals, and what lays out old pages.
     symbols: tuple[str, ...] = (
         "note", "tip", "warning", "caution", "important", "next", "prev", "previous", "up", "home", "arrow", "bullet",
         "dot", "clear", "trans", "transparent", "loading", "loader", "placeholder", "separator", "divider",
+        "star", "banner",
     )  # fmt: skip
     # Labels of a host before its last two: who counts readers and who sells them.
     hosts: tuple[str, ...] = (

@@ -20,7 +20,8 @@ from pipelines.smallweb.truth import Key, Record, Truth, expected_dedupe
 
 BLOCKED = frozenset((
     "logo", "button", "icon", "plugin", "widget", "avatar", "sprite", "spacer", "blank", "1x1", "pixel", "tracking",
-    "badge", "emoji", "emoticon", "smiley", "gravatar", "captcha", "favicon", "piwik", "matomo",
+    "badge", "emoji", "emoticon", "smiley", "gravatar", "captcha", "favicon", "piwik", "matomo", "qr",
+    "qrcode",
 ))  # fmt: skip
 ADULT = frozenset(("porn", "xxx", "sex"))
 TOKEN = re.compile(r"[a-z0-9]+")
