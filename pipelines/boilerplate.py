@@ -28,7 +28,7 @@ DECIDING = _words(
     dianomi zergnet revcontent relatedposts postprofile userinfo authorbox authorcard quickbuttons postbuttons votecell
     voting reactions likes siteslogan sitesub contentsub sitenotice jumplink catlinks printfooter printfriendly wishlist
     upsell upsells crosssell crosssells minicart linenos lineno linenumbers lastupdated relnav prevnext ticker facets
-    facet socials socialmedia"""
+    facet socials socialmedia filmstrip photostream"""
 )
 PAIRED = _words(
     """site-header page-header site-footer page-footer sr-only screen-reader visually-hidden skip-link skip-nav skip-to

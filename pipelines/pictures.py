@@ -168,6 +168,8 @@ def _unsized(address: str) -> str:
 
 def choose(img: Attributes, sources: Sequence[Attributes] = ()) -> tuple[str, bool]:
     """The address of a picture and whether it came from a lazy-loading attribute; "" if there is none."""
+    if "data-canonical-src" in img and not usable(img["data-canonical-src"]):
+        return "", False  # GitHub's copy of what stands elsewhere: here a badge, drawn
     plain = img.get("src") or ""
     candidates = img.get("srcset") or ""
     lazy_set = lazy = ""

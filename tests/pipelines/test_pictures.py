@@ -49,6 +49,12 @@ CHOICES = [
     ({"src": "data:image/gif;base64,R0", "ec-data-src": "/real.jpg"}, [], "/real.jpg"),
     ({"src": "data:image/gif;base64,R0", "data-permalink": "/a-page/"}, [], ""),
     ({"src": "https://w.example/media/math/render/svg/5f2ad3"}, [], ""),
+    ({"src": "https://camo.example/5fd1", "data-canonical-src": "https://ci.example/badge.svg"}, [], ""),
+    (
+        {"src": "https://camo.example/5fd1", "data-canonical-src": "https://ci.example/photo.jpg"},
+        [],
+        "https://camo.example/5fd1",
+    ),
     ({"src": "drawing.svg"}, [], ""),
     ({"src": "drawing.svg?v=2"}, [], ""),
     ({"src": "data:image/png;base64,AAAA"}, [], ""),
