@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help='answers made elsewhere instead: a line {"page": "case/name", "items": [...]} a page',
     )
     parser.add_argument("--real", type=Path, metavar="CRAWL", help="the marked real pages, of the WARCs in this folder")
+    parser.add_argument("--marks", default="real", choices=("real", "heldout"), help="which marks --real scores")
     parser.add_argument("--case", action="append", help="only this case; may be given again")
     parser.add_argument("--worst", type=int, default=0, metavar="N", help="also list the N worst pages")
     parser.add_argument("--diff", metavar="PAGE", help="show one page: expected (-) beside answered (+)")
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     answers = _answers(options.answers) if options.answers else None
     function = _resolve(options.extractor)
     scored: list[tuple[pages.Page, Score]] = []
-    for page in pages.real(options.real) if options.real else pages.written():
+    for page in pages.real(options.real, pages.HERE / options.marks) if options.real else pages.written():
         if (options.case and page.case not in options.case) or (options.diff and page.name != options.diff):
             continue
         answer = answers.get(page.name, []) if answers is not None else _answer(function, page)
