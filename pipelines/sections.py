@@ -79,17 +79,24 @@ def _regions(entries, spans, parent, owner, drop):  # type: ignore[no-untyped-de
     body = np.zeros(len(spans), np.bool_)
     for s in range(len(spans) - 1, -1, -1):
         body[s] = spans[s, 0] == t.BODY or (parent[s] >= 0 and body[parent[s]])
-    # Readers' remarks: where they begin, how often they do, their prose and the prose among and below them.
-    remarks, behind, said, times, below = num, 0, 0, 0, 0
-    for s in range(len(spans) - 1, -1, -1):
-        if spans[s, 0] == t.COMMENTS:
-            remarks = min(remarks, spans[s, 1])
+    # Readers' remarks: where they begin, in how many places they stand, their prose and the prose among and below them.
+    remarks, said, times = num, 0, 0
+    within = np.zeros(num + 1, np.int32)
     for s in range(len(spans)):
-        if spans[s, 0] == t.COMMENTS and spans[s, 2] > behind:
-            start = spans[s, 1]
-            said += texts[spans[s, 2]] - texts[max(start, behind)]
-            behind = spans[s, 2]
-            times += 1
+        if spans[s, 0] == t.COMMENTS:
+            within[spans[s, 1]] += 1
+            within[spans[s, 2]] -= 1
+    depth, begun = 0, -1
+    for i in range(num + 1):
+        depth += within[i]
+        if depth > 0 and begun < 0:
+            begun = i
+        elif depth == 0 and begun >= 0:
+            if texts[i] > texts[begun]:  # a link to them says nothing yet
+                remarks = min(remarks, begun)
+                said += texts[i] - texts[begun]
+                times += 1
+            begun = -1
     below = texts[num] - texts[remarks] - said
     before = max(texts[remarks], (sums[remarks] - links[remarks]) // 3)  # verses are no prose
     shown = False  # a picture is a page of its own, however little is said of it
@@ -110,6 +117,9 @@ def _regions(entries, spans, parent, owner, drop):  # type: ignore[no-untyped-de
             above = owner[start - 1] if start > 0 else -1
             under = owner[end] if end < num else -1
             inline = (start > 0 and above == parent[s]) or (end < num and under == parent[s])
+            if parent[s] >= 0:  # prose above and below it in its container
+                outer, behind = spans[parent[s], 1], spans[parent[s], 2]
+                inline |= min(texts[start] - texts[outer], texts[behind] - texts[end]) >= LONG_BYTES
             if under >= 0 and above >= 0 and parent[under] == parent[s] and prose(entries[end]):
                 for _ in range(4):  # prose follows beside it, and what is before is no deeper than a heading's box
                     if above >= 0 and above != parent[s]:
