@@ -37,6 +37,7 @@ FOOT_CHARS = 300
 SECTIONS = 3  # headings before a "See also" that is of the text
 SECTION_SHARE = 0.35  # of the prose of a page that goes with a heading at most
 BEFORE_REMARKS = 250  # bytes of prose on which readers remark
+AMID_SHARE = 0.1  # of the prose of a page, above a box and below it
 THREAD_PROSE = 600  # bytes of a post up to which longer answers are a thread
 CONTENTS = p.GONE | p.LINE | p.SECTION | p.REMARKS
 
@@ -117,9 +118,8 @@ def _regions(entries, spans, parent, owner, drop):  # type: ignore[no-untyped-de
             above = owner[start - 1] if start > 0 else -1
             under = owner[end] if end < num else -1
             inline = (start > 0 and above == parent[s]) or (end < num and under == parent[s])
-            if parent[s] >= 0:  # prose above and below it in its container
-                outer, behind = spans[parent[s], 1], spans[parent[s], 2]
-                inline |= min(texts[start] - texts[outer], texts[behind] - texts[end]) >= LONG_BYTES
+            # Amid the prose of the page: what stands beside the main text comes before or after it.
+            inline |= min(texts[start], texts[num] - texts[end]) >= AMID_SHARE * texts[num]
             if under >= 0 and above >= 0 and parent[under] == parent[s] and prose(entries[end]):
                 for _ in range(4):  # prose follows beside it, and what is before is no deeper than a heading's box
                     if above >= 0 and above != parent[s]:
