@@ -199,9 +199,20 @@ def _phrases(entries, drop):  # type: ignore[no-untyped-def]
 def _sections(entries, spans, parent, owner, drop):  # type: ignore[no-untyped-def]
     """Cut what a heading says is about other pages, or by readers: its container, or as far as it reaches."""
     num = len(entries)
-    texts = np.zeros(num + 1, np.int64)
+    # Up to an entry: bytes of prose that stays, characters, blocks, blocks that link on.
+    texts, sizes = np.zeros(num + 1, np.int64), np.zeros(num + 1, np.int64)
+    blocks, links = np.zeros(num + 1, np.int64), np.zeros(num + 1, np.int64)
+    stops = np.full(num + 1, num, np.int64)  # the next heading or prose from an entry on
     for i in range(num):
-        texts[i + 1] = texts[i] + (0 if drop[i] else prose(entries[i]))
+        entry = entries[i]
+        texts[i + 1] = texts[i] + (0 if drop[i] else prose(entry))
+        sizes[i + 1] = sizes[i] + entry[CHARS]
+        block = entry[IMAGE] < 0
+        blocks[i + 1] = blocks[i] + block
+        # a link may hold several
+        links[i + 1] = links[i] + (block and entry[LINKED] > 0 and 2 * entry[LINKED] >= entry[CHARS])
+    for i in range(num - 1, -1, -1):
+        stops[i] = i if heading(entries[i]) or prose(entries[i]) else stops[i + 1]
     levels = np.zeros(8, np.int32)
     i = 0
     while i < num:
@@ -227,25 +238,22 @@ def _sections(entries, spans, parent, owner, drop):  # type: ignore[no-untyped-d
             continue
         first, end = i, spans[s, 2]
         if spans[s, 1] < i:  # the container holds more: as far as the next heading like it
-            j = i + 1
-            while j < end:
-                if not drop[j] and heading(entries[j]) and titled and entries[j, LEVEL] <= entry[LEVEL]:
-                    break
-                if not titled and (heading(entries[j]) or prose(entries[j])):
+            j = i + 1 if titled else min(end, stops[i + 1])
+            while titled and j < end:
+                if not drop[j] and heading(entries[j]) and entries[j, LEVEL] <= entry[LEVEL]:
                     break
                 j += 1
             end = j
         own = texts[end] - texts[first]
-        alone = entries[i + 1, ROW] != entry[ROW] or entries[i + 1, CELL] == entry[CELL]
-        alone = alone and spans[s, 1] >= i and own == 0 and linked_mostly(entries, first + 1, end)
+        alone = i + 1 == num or entries[i + 1, ROW] != entry[ROW] or entries[i + 1, CELL] == entry[CELL]
+        linked = links[end] - links[first + 1]
+        mostly = linked > 0 and 3 * linked >= blocks[end] - blocks[first + 1]  # teasers, each with a line of prose
+        alone = alone and spans[s, 1] >= i and own == 0 and mostly
         if entry[CELL] and not titled and not alone:  # a cell is a heading if its row holds no other
             i += 1
             continue
         cut = own <= SECTION_SHARE * texts[num] and (titled or own == 0 or spans[s, 1] >= i)
-        chars = 0
-        for j in range(first, end):
-            chars += entries[j, CHARS]
-        cut = cut and ((titled and own == 0 and chars < FOOT_CHARS) or linked_mostly(entries, first + 1, end))
+        cut = cut and ((titled and own == 0 and sizes[end] - sizes[first] < FOOT_CHARS) or mostly)
         cut = cut and (own == 0 or not says & p.KEPT)
         if says & p.REMARKS and titled:  # what readers say stands below all else
             cut = texts[i] >= BEFORE_REMARKS and 10 * (texts[num] - texts[end]) <= texts[num]
@@ -255,16 +263,6 @@ def _sections(entries, spans, parent, owner, drop):  # type: ignore[no-untyped-d
             i = end
         else:
             i += 1
-
-
-def _linked_mostly(entries, start, end):  # type: ignore[no-untyped-def]
-    """Whether most blocks of a section link on: teasers, each with a line of prose."""
-    links = blocks = 0
-    for i in range(start, end):
-        if entries[i, IMAGE] < 0:
-            blocks += 1
-            links += entries[i, LINKED] > 0 and 2 * entries[i, LINKED] >= entries[i, CHARS]  # a link may hold several
-    return links > 0 and 3 * links >= blocks
 
 
 def _trim(entries, spans, parent, owner, drop):  # type: ignore[no-untyped-def]
@@ -334,7 +332,6 @@ def _only_links(entry):  # type: ignore[no-untyped-def]
 heading: Kernel = compiled(_heading, allocates=False)
 only_links: Kernel = compiled(_only_links, allocates=False)
 prose: Kernel = compiled(_prose, allocates=False)
-linked_mostly: Kernel = compiled(_linked_mostly, allocates=False)
 mark_regions: Kernel = compiled(_regions)
 mark_phrases: Kernel = compiled(_phrases, allocates=False)
 cut_sections: Kernel = compiled(_sections)
