@@ -34,7 +34,10 @@ BREAKOUT = (
     "b big blockquote body br center code dd div dl dt em embed h1 h2 h3 h4 h5 h6 head hr i img li listing menu meta "
     "nobr ol p pre ruby s small span strong strike sub sup table tt u ul var font"
 )
-INTEGRATION = "foreignobject desc title mi mo mn ms mtext annotation-xml"  # HTML again
+# What in svg, and what in math, follows the rules of HTML again; and what may or may not, by its attributes or parent.
+INTEGRATION = "foreignobject desc title", "mi mo mn ms mtext"
+UNSURE = "annotation-xml mglyph malignmark"
+HTML, SVG, MATH, EITHER = range(4)
 OTHER_K, VOID_K, RAW_K, IMPLIED_K, FORMATTING_K, SPECIAL_K, SCOPE_K, FOREIGN_K = range(8)
 FNV, PRIME = 0xCBF29CE484222325, 0x100000001B3
 
@@ -98,7 +101,31 @@ COUNTED = np.array([_hash(name) for name in ("img", "image", "source", "figure",
 MARKS = np.array([_hash(name) for name in ("class", "id", "style", "role", "hidden", "aria-hidden", "open")], np.uint64)
 NAME_SLOTS = 1 << 14  # twice the names at most, so that one is found in a few steps
 OUT = np.array([_hash(name) for name in BREAKOUT.split()], np.uint64)
-AGAIN = np.array([_hash(name) for name in INTEGRATION.split()], np.uint64)
+AGAIN = np.array([_hash(name) for names in INTEGRATION for name in names.split()], np.uint64)  # three, then five
+MAYBE = np.array([_hash(name) for name in UNSURE.split()], np.uint64)
+FOREIGNERS = np.array([_hash("svg"), _hash("math")], np.uint64)
+
+
+def _inside(state, name, again, maybe, foreigners):  # type: ignore[no-untyped-def]
+    """By whose rules the parser reads what stands in an element of that name; state: those it stands under itself.
+
+    Where it cannot be told, EITHER: everything nests there, so that too much is counted and never too little.
+    """
+    if state in (HTML, EITHER):
+        for m in range(len(foreigners)):
+            if foreigners[m] == name:
+                return SVG + m
+    if state != SVG:
+        for m in range(len(maybe)):
+            if maybe[m] == name:
+                return EITHER
+    for m in range(len(again)):
+        if again[m] == name and state == (SVG if m < 3 else MATH):
+            return HTML
+    return state
+
+
+_ruled: Callable[..., int] = compiled(_inside)
 MADE = np.array([_hash("p"), _hash("br")], np.uint64)  # an end tag that closes nothing makes an element
 
 
@@ -124,7 +151,7 @@ def _note(seen, name):  # type: ignore[no-untyped-def]
 _noted: Callable[..., int] = compiled(_note)
 
 
-def _scan(data, keys, kinds, merged, made, counted, marks, out, again, limits):  # type: ignore[no-untyped-def]
+def _scan(data, keys, kinds, merged, made, counted, marks, out, rules, limits):  # type: ignore[no-untyped-def]
     """data u8[N] -> the fields of Counts; stops at the first limit (i64[8]) that is exceeded."""
     size = len(data)
     max_depth, max_nodes, max_tag_attributes, max_attributes = limits[0], limits[1], limits[2], limits[3]
@@ -133,7 +160,8 @@ def _scan(data, keys, kinds, merged, made, counted, marks, out, again, limits): 
     opened = np.zeros(512, np.int32)  # open elements by the last bits of their names: most end tags close none
     stack = np.empty(max_depth + 2, np.uint64)
     stack_kind = np.empty(max_depth + 2, np.int64)
-    stack_html = np.ones(max_depth + 3, np.bool_)  # what stands inside follows the rules of HTML; place 0: the page
+    again, maybe, foreigners = rules
+    stack_in = np.zeros(max_depth + 3, np.int8)  # whose rules what stands inside follows; place 0: the page
     active = np.empty(max_depth + 2, np.uint64)  # formatting elements that later blocks open again
     active_raw = np.empty(max_depth + 2, np.uint64)
     depth = 0
@@ -174,7 +202,7 @@ def _scan(data, keys, kinds, merged, made, counted, marks, out, again, limits): 
                             break
                         i += 1
                     i += 1
-            elif not stack_html[depth] and n == 33 and i + 2 < size and data[i + 2] == 91:  # CDATA
+            elif SVG <= stack_in[depth] <= MATH and n == 33 and i + 2 < size and data[i + 2] == 91:  # CDATA
                 while i < size and not (data[i] == 62 and data[i - 1] == 93 and data[i - 2] == 93):
                     i += 1
                 i += 1
@@ -275,14 +303,15 @@ def _scan(data, keys, kinds, merged, made, counted, marks, out, again, limits): 
         if names > limits[4] or marked > limits[5] or images > limits[6] or options > limits[7]:
             break
         block = kind in (SPECIAL_K, SCOPE_K, IMPLIED_K)
-        if not stack_html[depth] and not closing:
+        if SVG <= stack_in[depth] <= MATH and not closing:
             leaves = False
             for m in range(len(out)):
                 leaves |= out[m] == name
-            while leaves and not stack_html[depth]:
+            while leaves and SVG <= stack_in[depth] <= MATH:
                 depth -= 1
                 opened[stack[depth] & np.uint64(511)] -= 1
-        html = stack_html[depth]
+        state = stack_in[depth]
+        html = state == HTML
         if not closing:
             nodes += 1
             if block:
@@ -291,15 +320,13 @@ def _scan(data, keys, kinds, merged, made, counted, marks, out, again, limits): 
                 i = _find_raw_end(data, i, name)
                 nodes += 1
                 continue
-            if kind in (VOID_K, IMPLIED_K) if html else selfclosing:
+            if kind in (VOID_K, IMPLIED_K) if html else selfclosing and state != EITHER:
                 continue
             stack[depth] = name
             stack_kind[depth] = kind
             opened[name & np.uint64(511)] += 1
             depth += 1
-            stack_html[depth] = html and kind != FOREIGN_K
-            for m in range(len(again)):
-                stack_html[depth] |= again[m] == name
+            stack_in[depth] = _ruled(state, name, again, maybe, foreigners)
             if kind == FORMATTING_K:
                 same = 0
                 first = -1
@@ -336,7 +363,7 @@ def _scan(data, keys, kinds, merged, made, counted, marks, out, again, limits): 
                             for q in range(m, depth - 1):
                                 stack[q] = stack[q + 1]
                                 stack_kind[q] = stack_kind[q + 1]
-                                stack_html[q + 1] = stack_html[q + 2]
+                                stack_in[q + 1] = stack_in[q + 2]
                             depth -= 1
                             opened[name & np.uint64(511)] -= 1
                         else:
@@ -387,7 +414,18 @@ def scan(html: bytes, limits: Limits) -> Counts:
         (limits.depth, limits.nodes, limits.tag_attributes, limits.attributes, limits.names, limits.marked,
          limits.images, limits.options), np.int64,
     )  # fmt: skip
-    found = _compiled(np.frombuffer(html, np.uint8), KEYS, KINDS, MERGED, MADE, COUNTED, MARKS, OUT, AGAIN, bounds)
+    found = _compiled(
+        np.frombuffer(html, np.uint8),
+        KEYS,
+        KINDS,
+        MERGED,
+        MADE,
+        COUNTED,
+        MARKS,
+        OUT,
+        (AGAIN, MAYBE, FOREIGNERS),
+        bounds,
+    )
     depth, nodes, most, attributes, names, marked, images, options = map(int, found)
     return Counts(
         depth=depth, nodes=nodes, tag_attributes=most, attributes=attributes, names=names, marked=marked,

@@ -94,6 +94,21 @@ TOKEN = st.one_of(
 )
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        "<math><title><title>", "<math><desc><style>", "<svg><mi><title>", "<math><mi><mglyph><title>",
+        "<math><annotation-xml><title>", "<svg><annotation-xml><xmp>", "<math><mi><svg><mglyph><script>",
+        '<math><annotation-xml encoding="text/html"><title>x</title>' + "<div/>" * 90,
+    ],
+)  # fmt: skip
+def test_what_is_raw_in_html_may_hold_elements_elsewhere(start: str) -> None:
+    html = (start + "<e><t>" * 90).encode()
+    deepest = max(levels(html))
+    assert deepest > 90  # else the case shows nothing
+    assert deepest <= guards.scan(html, Limits()).depth + 8
+
+
 @given(st.lists(TOKEN, max_size=60))
 def test_depth_is_not_underestimated(tokens: list[str]) -> None:
     html = "".join(tokens).encode()
