@@ -10,7 +10,7 @@ from pathlib import Path
 import brotli
 import pytest
 from fastwarc.stream_io import ZstdWriter
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipelines import warc
@@ -180,6 +180,8 @@ def test_damage_in_one_member_costs_no_other(
         case _:
             del broken[-num:]
     members[hit] = bytes(broken)
+    # a stored member without its head is a plain record, and what begins with one is a plain file
+    assume(not members[0].startswith(b"WARC/"))
     path = tmp_path_factory.mktemp("w") / "a.warc.gz"
     path.write_bytes(b"".join(members))
     found = urls_of(read(path))
