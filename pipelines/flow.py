@@ -44,6 +44,7 @@ from pipelines.tokens import Page
 
 Kernel = Callable[..., Any]
 
+SPARE = 34  # levels beyond the depth that `tokens` counts; what is deeper still is not read
 # Columns of the stack after the tag: what an open element means for what is in it.
 LEAVE, BEGAN, KIND, LEVEL, LISTS, LINK_IN, FIGURE_AT, CONTENT, MUTED_IN, NOSCRIPT_IN, CELL_OF, TABLE_OF, BUTTON_IN = (
     range(1, 14)
@@ -80,7 +81,8 @@ def blocks(page: Page, answers: list[int], max_images: int) -> Blocks:
     out = np.empty(len(page.data) + 2 * num + 16, np.uint8)
     entries, spans = np.empty((num + 2, 14), np.int32), np.empty((num + 2, 3), np.int32)
     images, metas = np.empty(num, np.int32), np.empty(num, np.int32)
-    stack = np.zeros((page.depth + 2, 14), np.int32)  # tag, leave, entry where it began, then the context inside
+    # Tag, leave, entry where it began, then the context inside. Scripts within svg can hide tags from the depth.
+    stack = np.zeros((page.depth + SPARE, 14), np.int32)
     stack[0, FIGURE_AT] = -1
     now = np.zeros(18, np.int64)
     now[LAZY_AT] = now[FALLBACK_AT] = -1
@@ -323,6 +325,7 @@ def _walk(  # type: ignore[no-untyped-def]
                 continue
         # what an <amp-img> holds is its fallback
         entered = role != t.IMG and not flag & t.HIDDEN and not (role == t.SPACED and flag & t.UNSEEN)
+        entered = entered and top + 1 < len(stack)
         if entered:
             inner = stack[top + 1]
             inner[0], inner[LEAVE] = tag, t.NOTHING

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from pipelines import boilerplate, tags, tokens
+from pipelines import boilerplate, stream, tags, tokens
 from pipelines.walk import Walked, _read_flags, laid, walk
 
 URL = "https://a.example/"
@@ -131,3 +131,12 @@ def test_what_is_not_asked_has_nothing_to_say(tag: str, attributes: dict[str, st
     )
     flags = _read_flags(place[token]) & READ[tag]
     assert read.same[token] >= 0 or flags == 0
+
+
+def test_tags_hidden_from_the_depth_are_read_or_left_out() -> None:
+    piece = b"<svg><script><t><script></svg></script>"
+    for num in (1, 3, 200):
+        found = stream.parse(b"<div>" * 9 + piece * num + b"<div>" * 300 + b"<p>Behind it.", "http://a.example/")
+        assert [entry.text for entry in found.entries] in (["Behind it."], [])
+    shown = stream.parse(b"<g><svg><script><t><script><p><a>Behind <b>it</b>.", "http://a.example/")
+    assert [entry.text for entry in shown.entries] == ["Behind it."]
