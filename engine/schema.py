@@ -90,7 +90,7 @@ REFERENCES = schema(
     field("image", pa.int16(), "index into the document's images"),
     field("url_id", pa.binary(32), "sha256 of the canonical address"),
     field("url", TEXT, "canonical address"),
-    field("width", pa.int32(), "declared width or 0"),
+    field("width", pa.int32(), "declared width, or the smaller side that the address tells, or 0"),
     field("height", pa.int32(), "declared height or 0"),
 )
 # One value a rule, also where it passes, so that thresholds move without parsing again.

@@ -23,7 +23,6 @@ RELATED = 3  # link-only blocks in a row that make a list of links
 LINK_SHARE = 0.8  # of the characters of a block that is nothing but links
 LINK_CHARS = 300  # a longer link is prose
 MAIN_SHARE = 2 / 3
-UNDO_SHARE = 0.5
 # Columns of entries.
 BEGIN, END, KIND, LEVEL, IMAGE, LINKED, LINKS, FIGURE, CELL, ROW, TABLE, CHARS, LETTERS, SAYS = range(14)
 

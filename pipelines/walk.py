@@ -98,7 +98,7 @@ def laid(walked: Walked, drop: Array, group: Array) -> Stream:
 
 
 def _lay(source, entries, drop, group, text, offsets, kinds, levels, shown):  # type: ignore[no-untyped-def]
-    """Entries i32[E, 13] that are not dropped -> how many, bytes of their text, images; and all the columns.
+    """Entries i32[E, 14] that are not dropped -> how many, bytes of their text, images; and all the columns.
 
     Of a table: a line a row, " | " between cells. Its cells follow their first with nothing but dropped ones between.
     """
