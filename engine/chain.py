@@ -202,9 +202,15 @@ class Chain:
     def _carried(self, stage: Stage, number: int) -> dict[str, dict[int, tuple[str, str]]]:
         carried: dict[str, dict[int, tuple[str, str]]] = {}
         for name, _ in stage.carries:
-            key = self._recipe.stage(name).key
-            settled = self._ledger.settled(key)
+            carry = self._recipe.stage(name)
+            key = carry.key
             earlier = [n for n in self.standing() if n < number]
+            if not carry.barrier:
+                # what the head froze of a map stage in an earlier generation
+                heads = [self._ledger.generation(self.head.key, n) for n in earlier]
+                carried[name] = {head.number: head.manifests[name] for head in heads if head is not None}
+                continue
+            settled = self._ledger.settled(key)
             if behind := [n for n in earlier if _state(settled, n) != PUBLISHED]:
                 raise ConfigError(
                     f"{stage.name} needs generation {behind[0]} of {name}, which is not published; run the recipe "

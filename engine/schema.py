@@ -139,9 +139,19 @@ JUDGEMENTS = schema(
     field("value", pa.float32(), "the score that failed"),
 )
 
+# decontaminate ----------------------------------------------------------------------------------------------------
+CONTAMINATED = schema(
+    field("row", pa.uint32(), "a page that judge kept and that holds an item of an evaluation set"),
+    field("set", pa.uint16(), "index into the configured sets"),
+    field("item", pa.uint32(), "ordinal of the item (a line of its file) in the set"),
+    field("grams", pa.uint32(), "13-grams of the item that the page has"),
+    field("covered", pa.float32(), "share of the item's 13-grams that the page has"),
+    field("reason", pa.uint16(), "0 = under the bounds: told, and the page stays"),
+)
+
 # sign -------------------------------------------------------------------------------------------------------------
-BANDS = 18
-SLOTS = 126
+BANDS = 18  # at most; a scheme with fewer leaves the last ones 0
+SLOTS = 126  # likewise
 SIGNATURES = schema(
     field("row", pa.uint32(), "a page that judge kept"),
     field("doc_id", ID16, "the page: breaks ties of priority"),
@@ -152,21 +162,31 @@ SIGNATURES = schema(
     field(
         "bands",
         pa.list_(pa.field("item", pa.uint64(), nullable=False), BANDS),
-        "band keys, the band folded in; all 0 if there is no text",
+        "band keys, the band folded in; 0 stands for a band that there is not, all 0 for a page without text",
     ),
 )
+# Rows of the next two are those of signatures, in the same order: the place of a page in one is its place in all.
 SLOTS_8 = schema(
     field("row", pa.uint32(), "the page"),
-    field("slots", pa.binary(SLOTS), "8-bit slots of the sketch, for verification"),
+    field("slots", pa.binary(SLOTS), "8-bit slots of the sketch: what verification estimates by"),
+)
+SHINGLES = schema(
+    field("row", pa.uint32(), "the page"),
+    field(
+        "shingles",
+        pa.large_binary(),
+        "uint32 little-endian, one for each 5-gram in the order of the text, repetitions too: the top 32 bits of its "
+        "hash; what verification counts where the estimate is too near the threshold",
+    ),
 )
 
 # dedupe -----------------------------------------------------------------------------------------------------------
 # doc = generation 16 bits | ordinal of the extract unit in that generation's manifest 24 | row 24.
 KEYED = (
-    field("key", pa.uint64(), "band key, or first 8 bytes of a 16-byte key; its top bits are the partition"),
-    field("check", pa.uint64(), "last 8 bytes of a 16-byte key; 0 for bands"),
+    field("key", pa.uint64(), "first 8 bytes of a 16-byte key; its top bits are the partition"),
+    field("check", pa.uint64(), "its last 8 bytes"),
     field("doc", pa.uint64(), "the page"),
-    field("kind", pa.uint8(), "0 address, 1 exact text, 2 band"),
+    field("kind", pa.uint8(), "0 address, 1 exact text"),
 )
 SPREAD_KEYS = schema(field("part", pa.uint16(), "partition"), *KEYED)
 PRIORITIES = schema(
@@ -175,20 +195,73 @@ PRIORITIES = schema(
     field("words", pa.uint32(), "as in signatures"),
     field("doc_id", ID16, "breaks ties"),
 )
+# All pages of one address or one text: of every class of two pages or more with one of this generation.
+CLASSES = schema(*KEYED)
+# Pages whose text another page has too: the other one stands for both from here on.
+TWINS = schema(
+    field("block", pa.uint16(), "partition: ordinal of the page's unit over 256"),
+    field("doc", pa.uint64(), "a page of this generation: not the smallest of its text, or its text is kept already"),
+)
+BAND = (
+    field("key", pa.uint64(), "band key; its top bits are the partition"),
+    field("doc", pa.uint64(), "the page that stands for its text"),
+    field("rank", pa.uint16(), "quality and length, coarse: smaller goes first where a bucket has too many pages"),
+)
+BAND_KEYS = schema(field("part", pa.uint16(), "partition"), *BAND)
+PAIRS = schema(
+    field("block", pa.uint16(), "partition: block of b"),
+    field("a", pa.uint64(), "smaller doc, of any generation"),
+    field("b", pa.uint64(), "larger doc, of this generation"),
+)
 EDGES = schema(
     field("a", pa.uint64(), "smaller doc"),
     field("b", pa.uint64(), "larger doc"),
-    field("kind", pa.uint8(), "smallest kind of the keys that they share"),
+    field("similarity", pa.float32(), "Jaccard similarity of their 5-grams, counted or estimated; -1 if not looked at"),
+    field("counted", pa.bool_(), "whether it was counted"),
 )
 DEDUPE_VERDICTS = schema(
     field("block", pa.uint16(), "partition: ordinal of the page's unit over 256"),
-    field("doc", pa.uint64(), "a page of this generation that shares a key with another; all others are kept"),
+    field("doc", pa.uint64(), "a page of this generation that is linked to another; all others are kept"),
     field("reason", pa.uint16(), "0 = kept"),
     field("keeper", pa.uint64(), "the kept page that removes it; itself if kept"),
     field("cluster", pa.uint64(), "smallest doc of the connected component"),
     field("size", pa.uint32(), "pages in the component"),
+    field(
+        "similarity",
+        pa.float32(),
+        "to the keeper: 1 for the same text, as in edges for a near duplicate, -1 for the same address and for kept",
+    ),
+)
+# Where the page that stood for a text in the bands is not the one of that text that was kept.
+STAND_INS = schema(
+    field("doc", pa.uint64(), "the page whose bands were compared"),
+    field("kept", pa.uint64(), "the kept page of the same text, whose bands these are too"),
 )
 INDEX_KEYS = schema(*KEYED)
+INDEX_BANDS = schema(*BAND)
+# One row a run of bands: what says without reading the run where a key could be.
+INDEX_FILTERS = schema(
+    field("fences", large_list(pa.uint64()), "first key of each record batch of the run"),
+    field("bloom", pa.large_binary(), "Bloom filter of its keys; pipelines.dedupe.bloom"),
+)
+
+# repeated paragraphs ----------------------------------------------------------------------------------------------
+PARAGRAPHS = schema(
+    field("part", pa.uint16(), "partition of the keys"),
+    field("key", pa.uint64(), "hash of (registrable domain, normalised text of the item)"),
+    field("doc", pa.uint64(), "a page that dedupe kept"),
+    field("item", pa.uint32(), "index into its items"),
+)
+PARAGRAPH_COUNTS = schema(
+    field("key", pa.uint64(), "as in PARAGRAPHS"),
+    field("docs", pa.uint32(), "pages that have it, of this and all earlier generations"),
+)
+RECURRING = schema(
+    field("block", pa.uint16(), "partition: ordinal of the page's unit over 256"),
+    field("doc", pa.uint64(), "the page"),
+    field("item", pa.uint32(), "index into its items: it goes"),
+    field("docs", pa.uint32(), "as in PARAGRAPH_COUNTS"),
+)
 
 # select -----------------------------------------------------------------------------------------------------------
 # Whoever is kept by dedupe stands in PAGES, once; `image` is the index into the document's images.

@@ -22,6 +22,9 @@ from engine.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    import numpy.typing as npt
+
     from engine.ledger import Commit, Generation
 
 SIDE = ":"  # in the name of a count that is no verdict on a record, as in "block:words"
@@ -156,6 +159,12 @@ class Work(Protocol):
         """Where rows of an output with `located` lie (schema.OFFSETS): of each (commit, first row, number of rows), by
         concurrent range reads."""
 
+    def cells(
+        self, output: str, column: str, wanted: Sequence[tuple[Commit, npt.NDArray[np.int64]]]
+    ) -> list[npt.NDArray[np.uint8]]:
+        """Values of a fixed-width column of an output without compression and partitions: for each (commit, rows in
+        ascending order) an array (number of rows, bytes a value), by concurrent range reads."""
+
     def pieces(self, places: Sequence[Place]) -> list[bytes]:
         """The bytes at the places, read concurrently, in their order; StoreError if fewer are there."""
 
@@ -213,7 +222,7 @@ class Stage:
 
     process: "package.module:function" with the signature of `Process`. reads: upstream stages whose commits it reads;
     their keys enter this key. carries: stages of which a barrier reads EARLIER generations, by name with their outputs
-    (they may depend on this stage, so their keys cannot enter its key). recorded: not a pure function (it asked the
+    (they may depend on this stage, so their keys cannot enter its key); a map stage may be both read and carried. recorded: not a pure function (it asked the
     network): `verify` checks sums only. exclusive: one driver at a time, by lease. binds: a word that a store is bound
     to by the first run; a store bound to another refuses. Code that changes bytes raises `version`.
     """

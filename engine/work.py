@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
@@ -23,6 +24,8 @@ from engine.stage import OFFSETS, Output, Place, Stage, Unit
 from engine.store import Store, local_path
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
+NEAR_BYTES = 4096  # cells no further apart are read as one range
 READS = 128  # range requests at once: what hides an object store's latency (measured: curation, assemble)
 NOTE = struct.Struct("<q")  # the offset worked on, -1 before the first record
 
@@ -176,7 +179,20 @@ class LedgerWork:
         except Missing:
             return read_offsets(self._ledger.store, self._ledger.replaced(commit, output + OFFSETS), first, num)
 
-    def _many(self, read: Callable[[Item], pa.Table], items: Sequence[Item]) -> Iterator[pa.Table]:
+    def cells(
+        self, output: str, column: str, wanted: Sequence[tuple[Commit, npt.NDArray[np.int64]]]
+    ) -> list[npt.NDArray[np.uint8]]:
+        """Values of a fixed-width column at rows of many commits."""
+        return list(self._many(lambda one: self._cells(output, column, *one), wanted))
+
+    def _cells(self, output: str, column: str, commit: Commit, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        schema = stored_schema(self._stage.upstream(commit.stage.rpartition("-")[0]).output(output))
+        try:
+            return read_cells(self._ledger.store, schema, commit.outputs[output], column, rows)
+        except Missing:
+            return read_cells(self._ledger.store, schema, self._ledger.replaced(commit, output), column, rows)
+
+    def _many(self, read: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         """The results of many small reads, in order; a bounded number is under way or waits to be taken."""
         if len(items) < 2:
             yield from map(read, items)
@@ -270,3 +286,32 @@ def read_offsets(store: Store, files: Sequence[File], first: int, num: int) -> p
         for field, body in zip(OFFSETS_SCHEMA, store.get_ranges(file.path, ranges), strict=True)
     ]
     return pa.table(columns, schema=OFFSETS_SCHEMA)
+
+
+def read_cells(
+    store: Store, schema: pa.Schema, files: Sequence[File], column: str, rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint8]:
+    """(number of rows, width) bytes of a fixed-width column at ascending rows; StoreError if they are not there."""
+    width = schema.field(column).type.bit_width // 8
+    found = np.empty((len(rows), width), np.uint8)
+    before = done = 0
+    for file in files:
+        ranges, targets = [], []
+        for batch in file.batches:
+            stop = int(np.searchsorted(rows, before + batch.rows))
+            own = rows[done:stop] - before
+            # neighbours in one range
+            cuts = np.flatnonzero(np.diff(own) * width > NEAR_BYTES) + 1
+            for start, end in zip([0, *cuts.tolist()], [*cuts.tolist(), len(own)], strict=True):
+                if start < end:
+                    first, last = int(own[start]), int(own[end - 1])
+                    ranges.append(column_range(schema, batch, column, first, last + 1 - first))
+                    targets.append((done + start, own[start:end] - first))
+            before, done = before + batch.rows, stop
+        for (at, places), body in zip(targets, store.get_ranges(file.path, ranges), strict=True):
+            if len(body) % width or len(body) < width * (int(places[-1]) + 1):
+                raise StoreError(f"{file.path} is shorter than its commit says; run `kosmos verify`")
+            found[at : at + len(places)] = np.frombuffer(body, np.uint8).reshape(-1, width)[places]
+    if done < len(rows):
+        raise StoreError(f"{files[0].path if files else column} has no row {int(rows[done])}; run `kosmos verify`")
+    return found

@@ -8,10 +8,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.stage import OFFSETS, Output, Place, Unit
+
+
+class OfflineCommit(dict[str, pa.Table]):
+    """A commit without a store: its tables by output, its counts, its unit."""
+
+    def __init__(self, tables: dict[str, pa.Table], counts: dict[str, int] | None = None, unit: str = "") -> None:
+        super().__init__(tables)
+        self.counts = counts or {}
+        self.unit = unit
+
+    def rows(self, output: str) -> int:
+        return self[output].num_rows
 
 
 @dataclass
@@ -69,6 +82,15 @@ class OfflineWork:
         for commit, first, num in wanted:
             assert first >= 0 and first + num <= commit[output + OFFSETS].num_rows
         return [commit[output + OFFSETS].slice(first, num) for commit, first, num in wanted]
+
+    def cells(self, output: str, column: str, wanted: Sequence[tuple[Any, Any]]) -> list[Any]:
+        found = []
+        for commit, rows in wanted:
+            values = commit[output][column].take(pa.array(rows)).combine_chunks()
+            width = values.type.bit_width // 8
+            body = np.frombuffer(values.buffers()[1] or b"", np.uint8)[values.offset * width :]
+            found.append(body[: len(rows) * width].reshape(-1, width))
+        return found
 
     def pieces(self, places: Sequence[Place]) -> list[bytes]:
         return [place.commit["blob"][place.offset : place.offset + place.length] for place in places]  # type: ignore[index]

@@ -1,13 +1,17 @@
-"""Deduplication, greedy by priority and incremental: spread, group, decide, index.
+"""Deduplication: exact, then near and verified, greedy by priority, incremental.
 
-A page goes if and only if it shares a key with a page of higher priority that is kept. Priority is (earlier generation,
-higher quality, more words, smaller doc_id), so what is published is never judged again, and generations that come one
-by one give the verdicts of a single run with the same priorities, however rows were partitioned or ordered.
+A page goes if and only if a page of higher priority that is kept has its address, its text, or a text at a Jaccard
+similarity of 5-grams of `threshold` or more. Priority is (earlier generation, higher quality, more words, smaller
+doc_id), so what is published is never judged again, and generations that come one by one give the verdicts of a single
+run with the same priorities, however rows were partitioned or ordered.
 
-    spread  a block of signed units   -> keyed rows by partition; the priority of every page
-    group   a partition               -> pairs and large buckets of pages that share a key, with the kept of before
-    decide  all                       -> a verdict for every page that shares a key
-    index   a partition               -> the keyed rows of the kept pages, which the next generation meets
+    spread  a block of signed units   -> rows by address and by text; the priority of every page
+    exact   a partition of them       -> classes of pages with one address or one text; who stands for its text
+    bands   a block                   -> band keys of the pages that stand for their text, by partition
+    group   a partition               -> pairs that share a band, among them and with the kept of before
+    verify  a block                   -> those that are alike enough: by sketch, near the threshold by counting
+    decide  all                       -> a verdict for every page that is linked to another
+    index   a partition               -> the keys of the kept pages, which the next generation meets
 """
 
 from __future__ import annotations
@@ -19,13 +23,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from engine.errors import ConfigError
+from engine.schema import SLOTS
 from engine.spread import check_partitions
 
 Docs = npt.NDArray[np.uint64]
 
-# What two pages share: kinds of keys, in the order in which they name a reason.
-KINDS = (0, 1, 2)
-URL, TEXT, BAND = KINDS
+VERSION = 2  # of the code of all these stages: group reads what index made of decide in an earlier generation
+
+# What links two pages, in the order in which it names a reason.
+URL, TEXT, NEAR = KINDS = (0, 1, 2)
 
 # doc = generation 16 bits | ordinal of the signed unit in that generation 24 | row of the page in its unit 24.
 GENERATION_SHIFT = np.uint64(48)
@@ -37,16 +43,43 @@ BLOCK = 256  # consecutive ordinals: what one spread unit reads
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """partitions: of the key space, a power of two: one group and one index unit each. max_pairs_bucket: a bucket of
-    more pages is passed on whole instead of as pairs; it moves cost, never a verdict."""
+    """One for all stages of this folder: what decides a verdict decides what later generations meet.
 
+    threshold: Jaccard similarity of word 5-grams from which two pages are near duplicates. margin: an estimate further
+    than this from the threshold is believed, else 5-grams are counted. verify: off, every pair that shares a band is
+    one. components: on, of all pages that are connected one stays (of what was published, all), which removes pages
+    that no kept page is like. partitions: of the key space, a power of two: one unit each of exact, group and index.
+    max_pairs_bucket: all pages of a bucket up to this size are compared with each other; in a larger one all with its
+    first `leaders` in order of rank, which is counted as overflow: only there the verdict may depend on what came when.
+    num_slots: of the sketches, sign's bands x rows.
+    """
+
+    threshold: float = 0.8
+    margin: float = 0.05
+    verify: bool = True
+    components: bool = False
     partitions: int = 256
     max_pairs_bucket: int = 64
+    leaders: int = 64
+    num_slots: int = 126
 
     def __post_init__(self) -> None:
         check_partitions(self.partitions)
+        if not 0 < self.threshold <= 1:
+            raise ConfigError(f"dedupe.threshold is {self.threshold}; set it to more than 0 and up to 1")
+        if not 0 <= self.margin <= 1:
+            raise ConfigError(f"dedupe.margin is {self.margin}; set it to 0-1")
         if not 2 <= self.max_pairs_bucket <= 4096:
             raise ConfigError(f"dedupe.max_pairs_bucket is {self.max_pairs_bucket}; set it to 2-4096")
+        if not 1 <= self.num_slots <= SLOTS:
+            raise ConfigError(f"dedupe.num_slots is {self.num_slots}; set it to sign.bands x sign.rows, 1-{SLOTS}")
+        if not 1 <= self.leaders <= 4096:
+            raise ConfigError(f"dedupe.leaders is {self.leaders}; set it to 1-4096")
+
+
+def fineweb() -> Config:
+    """FineWeb's: one page of each connected component of unverified band collisions; wants sign's bands at 14 x 8."""
+    return Config(verify=False, components=True, num_slots=112)
 
 
 def pack(generation: int, ordinal: int, rows: npt.NDArray[np.uint32]) -> Docs:
