@@ -20,10 +20,17 @@ if TYPE_CHECKING:
 
 # The one edge upward: names that are resolved when asked for. recipe -> (function, what --small makes of its config)
 RECIPES = {"interleaved": ("pipelines.kosmos:interleaved", "pipelines.kosmos:small")}
-PRESETS = {"kosmos1": "pipelines.kosmos:Interleaved", "obelics": "pipelines.kosmos:obelics"}  # the first by default
+PRESETS = {  # the first by default
+    "kosmos1": "pipelines.kosmos:Interleaved",
+    "obelics": "pipelines.kosmos:obelics",
+    "fineweb": "pipelines.kosmos:fineweb",
+}
 WHY = "pipelines.explain:why"
 DEMO = "pipelines.demo:demo"
+LEAKS = "pipelines.leaks:leaks"
 INPUTS = "pipelines.snapshot:Inputs"
+NAMED = "pipelines.snapshot:named"
+CRAWLS = "pipelines.offers:crawls"
 TRAININGS = {"tiny": "trainer.config:tiny", "kosmos1": "trainer.config:kosmos1"}
 TRAIN = "trainer.launch:train"
 GENERATE = "trainer.answer:answer"
@@ -89,12 +96,22 @@ def _ledger(arguments: argparse.Namespace) -> Ledger:
     return Ledger(arguments.store)
 
 
-def _units(arguments: argparse.Namespace, recipe: Recipe, ledger: Ledger | None) -> list[Any]:
+def _inputs(arguments: argparse.Namespace) -> Any:
+    """What is asked for, with the name of the crawl that is the latest now: it must be one for the whole command."""
+    from engine import show
+
     if arguments.limit < 0:
         raise ConfigError("--limit is a number of WARC files, 1 or more")
-    inputs = resolve(INPUTS)
     mirror = {"mirror": arguments.mirror} if arguments.mirror else {}
-    units = recipe.listing(inputs(crawl=arguments.crawl, files=tuple(arguments.inputs), **mirror), ledger)
+    asked = resolve(INPUTS)(crawl=arguments.crawl, files=tuple(arguments.inputs), **mirror)
+    inputs = resolve(NAMED)(asked)
+    if inputs.crawl != asked.crawl:
+        show.newest(inputs.crawl, arguments.json)
+    return inputs
+
+
+def _units(arguments: argparse.Namespace, recipe: Recipe, inputs: Any, ledger: Ledger | None) -> list[Any]:
+    units = recipe.listing(inputs, ledger)
     return units[: arguments.limit] if arguments.limit else units
 
 
@@ -133,7 +150,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments)
     if arguments.show:
         return _show(arguments, recipe)
-    result = plan(recipe, _ledger(arguments), _units(arguments, recipe, None), arguments.workers)
+    units = _units(arguments, recipe, _inputs(arguments), None)
+    result = plan(recipe, _ledger(arguments), units, arguments.workers)
     show.plan(result, arguments.json)
     return 0
 
@@ -150,7 +168,8 @@ def _run(arguments: argparse.Namespace) -> int:
         recipe.stage(arguments.only)
     ledger = _ledger(arguments)
     ledger.check(create=False)
-    _units(arguments, recipe, None)  # a wrong input is told before the store is touched
+    inputs = _inputs(arguments)
+    _units(arguments, recipe, inputs, None)  # a wrong input is told before the store is touched
     ledger.check(create=True)
     options = Options(
         only=arguments.only,
@@ -160,7 +179,9 @@ def _run(arguments: argparse.Namespace) -> int:
         timeout_s=arguments.timeout,
         settings=(*_settings(arguments), *recipe.pinned),
     )
-    reports = drive(recipe, ledger, _units(arguments, recipe, ledger), options, arguments.workers, arguments.json)
+    reports = drive(
+        recipe, ledger, _units(arguments, recipe, inputs, ledger), options, arguments.workers, arguments.json
+    )
     show.reports(reports, recipe.name, arguments.store, arguments.json)
     return 0 if all(report.complete for report in reports) else 1
 
@@ -173,6 +194,26 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.show:
         return _show(arguments, recipe)
     show.status(status(recipe, _ledger(arguments)), arguments.json)
+    return 0
+
+
+def _crawls(arguments: argparse.Namespace) -> int:
+    from engine import show
+
+    recipe = _recipe(arguments)
+    if arguments.show:
+        return _show(arguments, recipe)
+    show.crawls(resolve(CRAWLS)(recipe, _ledger(arguments), arguments.mirror), arguments.json)
+    return 0
+
+
+def _leaks(arguments: argparse.Namespace) -> int:
+    from engine import show
+
+    recipe = _recipe(arguments)
+    if arguments.show:
+        return _show(arguments, recipe)
+    show.rows(resolve(LEAKS)(recipe, _ledger(arguments)), arguments.json)
     return 0
 
 
@@ -266,7 +307,9 @@ VERBS = {
     "plan": _plan,
     "run": _run,
     "status": _status,
+    "crawls": _crawls,
     "why": _why,
+    "leaks": _leaks,
     "freeze": _freeze,
     "verify": _verify,
     "gc": _gc,

@@ -79,6 +79,14 @@ def parser(recipes: Sequence[str], presets: Sequence[str], trainings: Sequence[s
     )
     _recipe_arguments(status, recipes, presets)
 
+    crawls = verb(
+        "crawls",
+        "the crawls that a mirror offers, newest first, and what a store holds of each",
+        "kosmos crawls --store s3://bucket/kosmos",
+    )
+    _recipe_arguments(crawls, recipes, presets)
+    _mirror_argument(crawls)
+
     why = verb(
         "why",
         "what became of a page, a document or a unit, and which value decided",
@@ -86,6 +94,11 @@ def parser(recipes: Sequence[str], presets: Sequence[str], trainings: Sequence[s
     )
     why.add_argument("query", metavar="URL|DOC|UNIT", help="an address, a doc_id (32 hex digits) or a unit id")
     _recipe_arguments(why, recipes, presets, positional=False)
+
+    leaks = verb(
+        "leaks", "what pages have of the evaluation sets, a line a set", "kosmos leaks --store s3://bucket/kosmos"
+    )
+    _recipe_arguments(leaks, recipes, presets)
 
     freeze = verb("freeze", "print a manifest digest: the frozen list of a stage's commits", "kosmos freeze decide")
     freeze.add_argument("stage", metavar="STAGE", help="a stage of the recipe")
@@ -201,7 +214,12 @@ def _recipe_arguments(
 
 
 def _input_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--crawl", default="", metavar="NAME", help="a Common Crawl snapshot, as CC-MAIN-2024-22")
+    command.add_argument(
+        "--crawl",
+        default="",
+        metavar="NAME",
+        help="a Common Crawl snapshot, as CC-MAIN-2024-22, or latest: the newest that `kosmos crawls` lists",
+    )
     command.add_argument(
         "--input",
         action="append",
@@ -210,7 +228,11 @@ def _input_arguments(command: argparse.ArgumentParser) -> None:
         dest="inputs",
         help="WARC files: a glob, a folder, an address, or @FILE with one a line; may be repeated",
     )
+    _mirror_argument(command)
+    command.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N WARC files")
+
+
+def _mirror_argument(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--mirror", default="", metavar="URL", help="where crawls are read from (default: https://data.commoncrawl.org)"
     )
-    command.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N WARC files")

@@ -14,9 +14,13 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from engine.care import Check, Garbage
+    from engine.crawls import CrawlStatus
     from engine.forecast import Plan
     from engine.status import Status
     from engine.window import StageReport
+
+
+LOCAL = "(local files)"  # in the place of a crawl's name: files from elsewhere
 
 
 def _size(num: float) -> str:
@@ -142,19 +146,116 @@ def status(found: Status, as_json: bool) -> None:
         )
     table.columns[-1].justify = "left"
     console.print(table)
+    if found.crawls:
+        _crawls(found.crawls, console)
     if found.generations:
-        table = _table("generation", "state", "units", "published by", title="\nGenerations")
-        for generation in found.generations:
-            table.add_row(
-                str(generation.number), generation.state, f"{generation.units:,}", ", ".join(generation.published)
-            )
-        console.print(table)
+        _generations(found, console)
     funnel(found, console)
     for stage in found.stages:
         for unit, error in list(stage.failures.items())[:5]:
             console.print(Text(f"{stage.stage} {unit}: {error}"))
     if found.others:
         console.print(Text(f"Other configs in this store: {', '.join(found.others)}"))
+
+
+def _crawls(found: Sequence[CrawlStatus], console: Console) -> None:
+    table = _table("crawl", "WARC files", "records", "pages kept", "generations", title="\nCrawls")
+    for crawl in found:
+        table.add_row(
+            Text(crawl.crawl or LOCAL),
+            _files(crawl),
+            f"{crawl.records:,}",
+            f"{crawl.kept:,}",
+            _numbers(crawl.generations),
+        )
+    console.print(table)
+
+
+def _generations(found: Status, console: Console) -> None:
+    names = ("units", "pages", "kept", "known before", "removed", "crawls", "published by")
+    table = _table("generation", "state", *names, title="\nGenerations")
+    for generation in found.generations:
+        table.add_row(
+            str(generation.number),
+            generation.state,
+            f"{generation.units:,}",
+            f"{generation.pages:,}",
+            f"{generation.kept:,}",
+            f"{sum(generation.known.values()):,}",
+            f"{sum(generation.removed.values()):,}",
+            Text(", ".join(crawl or LOCAL for crawl in generation.crawls)),
+            ", ".join(generation.published),
+        )
+    for column in table.columns[-2:]:
+        column.justify = "left"
+    console.print(table)
+
+
+def _files(crawl: CrawlStatus) -> str:
+    return f"{crawl.committed:,} of {crawl.listed:,}" if crawl.listed else f"{crawl.committed:,}"
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    """Ascending numbers, runs of them as one: 1-3, 5."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs)
+
+
+def newest(crawl: str, as_json: bool) -> None:
+    """Which crawl `--crawl latest` is."""
+    text = json.dumps({"event": "crawl", "crawl": crawl}) if as_json else f"The newest crawl is {crawl}."
+    print(text, flush=True)
+
+
+def crawls(found: Sequence[Any], as_json: bool) -> None:
+    """Crawls that a mirror offers or a store holds (`pipelines.offers.Crawl`)."""
+    if as_json:
+        for crawl in found:
+            _json(crawl)
+        return
+    table = _table("crawl", "offered", "WARC files here", "pages kept", "generations")
+    table.columns[1].justify = "left"
+    for crawl in found:
+        held = crawl.held
+        ours = (_files(held), f"{held.kept:,}") if held.committed or held.listed else ("", "")
+        by = crawl.title or "yes" if crawl.offered else "not by this mirror" if crawl.name else ""
+        table.add_row(Text(crawl.name or LOCAL), Text(by), *ours, _numbers(held.generations))
+    console = _console()
+    console.print(table)
+    console.print(
+        f"{sum(crawl.offered for crawl in found):,} offered, "
+        f"{sum(bool(crawl.name and crawl.held.committed) for crawl in found):,} in the store, whole or in part; "
+        "`kosmos run --crawl latest` takes the newest",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def rows(found: Sequence[Any], as_json: bool) -> None:
+    """A report of equal rows, a column a field."""
+    if as_json:
+        for row in found:
+            _json(row)
+        return
+    if not found:
+        print("nothing to report")
+        return
+    table = _table(*(f.name.replace("_", " ") for f in dataclasses.fields(found[0])))
+    for row in found:
+        values = (getattr(row, f.name) for f in dataclasses.fields(row))
+        table.add_row(*(Text(_cell(value)) for value in values))
+    _console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def funnel(found: Status, console: Console) -> None:

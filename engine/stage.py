@@ -159,6 +159,11 @@ class Work(Protocol):
         """Where rows of an output with `located` lie (schema.OFFSETS): of each (commit, first row, number of rows), by
         concurrent range reads."""
 
+    def slices(self, declared: Output, wanted: Sequence[tuple[Commit, int, int, int]]) -> Iterator[pa.Table]:
+        """Of each (commit, record batch, first row, number of rows) the rows, in order, read concurrently: batches are
+        numbered over all files of the output. Only these bytes are read of a batch of fixed-width columns without
+        compression, all of another. StoreError if they are not there."""
+
     def cells(
         self, output: str, column: str, wanted: Sequence[tuple[Commit, npt.NDArray[np.int64]]]
     ) -> list[npt.NDArray[np.uint8]]:
@@ -222,9 +227,10 @@ class Stage:
 
     process: "package.module:function" with the signature of `Process`. reads: upstream stages whose commits it reads;
     their keys enter this key. carries: stages of which a barrier reads EARLIER generations, by name with their outputs
-    (they may depend on this stage, so their keys cannot enter its key); a map stage may be both read and carried. recorded: not a pure function (it asked the
-    network): `verify` checks sums only. exclusive: one driver at a time, by lease. binds: a word that a store is bound
-    to by the first run; a store bound to another refuses. Code that changes bytes raises `version`.
+    (they may depend on this stage, so their keys cannot enter its key; a map stage may be both read and carried).
+    recorded: not a pure function (it asked the network): `verify` checks sums only. exclusive: one driver at a time, by
+    lease. binds: a word that a store is bound to by the first run; a store bound to another refuses. Code that changes
+    bytes raises `version`.
     """
 
     name: str

@@ -1,13 +1,20 @@
-"""What a store holds of a recipe: units and rows a stage, generations, and the funnel: every record under a reason."""
+"""What a store holds of a recipe: units and rows a stage, crawls, generations, and the funnel: every record under a
+reason. Read from commits alone."""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from engine.chain import Chain
-from engine.ledger import Ledger
+from engine.crawls import LISTINGS, Crawls, CrawlStatus
+from engine.ledger import Commit, Ledger
 from engine.recipe import Recipe
-from engine.stage import SIDE
+from engine.stage import SIDE, Stage
+
+# Before a reason: how many of its records went because of one that an earlier generation kept.
+KNOWN = "known" + SIDE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,12 +36,21 @@ class StageStatus:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationStatus:
-    """A generation of the chain: its units at the head, its state, the stages that have published it."""
+    """A generation of the chain: its units at the head, its state, the stages that have published it, its crawls.
+
+    pages: what the first stage of the chain that gives verdicts has seen of it; each is kept, known (it went because of
+    a page that an earlier generation kept) or removed (because of one of its own generation), the latter two by reason.
+    """
 
     number: int
     state: str
     units: int
     published: tuple[str, ...]
+    crawls: tuple[str, ...]
+    pages: int
+    kept: int
+    known: dict[str, int]
+    removed: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +62,7 @@ class Status:
     url: str
     recipe: str
     stages: tuple[StageStatus, ...]
+    crawls: tuple[CrawlStatus, ...]
     generations: tuple[GenerationStatus, ...]
     funnel: dict[str, dict[str, int]]
     apart: dict[str, dict[str, dict[str, int]]]
@@ -61,6 +78,7 @@ def status(recipe: Recipe, ledger: Ledger) -> Status:
             url=ledger.store.url,
             recipe=recipe.name,
             stages=(),
+            crawls=(),
             generations=(),
             funnel={},
             apart={},
@@ -71,41 +89,17 @@ def status(recipe: Recipe, ledger: Ledger) -> Status:
     mine = [step.stage for step in recipe.steps]
     chain = Chain(recipe, ledger)
     standing = set(chain.standing()) if recipe.chain else set()
-    stages = []
-    for stage in mine:
-        rows: dict[str, int] = {output.name: 0 for output in stage.outputs}
-        units = num_bytes = crashed = peak = 0
-        cpu_s = 0.0
-        counts: dict[str, int] = {}
-        for commit in ledger.commits(stage.key):
-            if commit.generation and not stage.own_series and commit.generation not in standing:
-                continue
-            units += 1
-            num_bytes += commit.num_bytes
-            cpu_s += commit.cpu_seconds
-            crashed += len(commit.crashed)
-            peak = max(peak, commit.peak_bytes)
-            for name in rows:
-                rows[name] += commit.rows(name)
-            for reason, num in commit.counts.items():
-                counts[reason] = counts.get(reason, 0) + num
-        done = ledger.committed(stage.key)
-        failing = [unit for unit in sorted(ledger.failures(stage.key)) if unit not in done]
-        stages.append(
-            StageStatus(
-                stage=stage.name,
-                key=stage.key,
-                units=units,
-                rows=rows,
-                num_bytes=num_bytes,
-                counts=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
-                cpu_s=round(cpu_s, 3),
-                peak_bytes=peak,
-                crashed=crashed,
-                failures={unit: str(ledger.failure_bodies(stage.key, unit)[-1]["error"]) for unit in failing},
-                quarantined=tuple(sorted(ledger.quarantined(stage.key))),
-            )
-        )
+    crawls = Crawls(ledger)
+    judging = next((step.stage for step in recipe.chain if step.stage.name in recipe.funnel), None)
+    verdicts_of: dict[int, Counter[str]] = defaultdict(Counter)
+
+    def see(stage: Stage, commit: Commit) -> None:
+        if stage is mine[0]:
+            crawls.add(commit)
+        if stage is judging:
+            verdicts_of[commit.generation].update(commit.counts)
+
+    stages = [_stage(ledger, stage, standing, see) for stage in mine]
     keys = {stage.key for stage in mine}
     verdicts = {
         stage.stage: {reason: num for reason, num in stage.counts.items() if SIDE not in reason}
@@ -114,17 +108,54 @@ def status(recipe: Recipe, ledger: Ledger) -> Status:
         if stage.stage == name and stage.units
     }
     ends = [verdicts.get(name, {}) for name in (recipe.funnel or ("",))]
+    generations = _generations(recipe, ledger, chain, crawls, verdicts_of) if recipe.chain else ()
     others = [key for key in ledger.store.folders() if key not in keys and ledger.store.exists(f"{key}/stage.json")]
     return Status(
         url=ledger.store.url,
         recipe=recipe.name,
         stages=tuple(stages),
-        generations=_generations(recipe, ledger, chain) if recipe.chain else (),
+        crawls=crawls.status({g.number: g.crawls for g in generations if g.number in standing}),
+        generations=generations,
         funnel=verdicts,
         apart={title: _apart(recipe, names, stages) for title, names in recipe.apart},
         candidates=sum(num for reason, num in ends[0].items() if reason not in recipe.besides),
         kept=ends[-1].get("kept", 0),
-        others=tuple(key for key in others if not key.startswith("snapshot-")),
+        others=tuple(key for key in others if not key.startswith(LISTINGS)),
+    )
+
+
+def _stage(ledger: Ledger, stage: Stage, standing: set[int], see: Callable[[Stage, Commit], None]) -> StageStatus:
+    """Add up a stage's commits of the generations that stand, showing each to `see`."""
+    rows: dict[str, int] = {output.name: 0 for output in stage.outputs}
+    units = num_bytes = crashed = peak = 0
+    cpu_s = 0.0
+    counts: Counter[str] = Counter()
+    for commit in ledger.commits(stage.key):
+        if commit.generation and not stage.own_series and commit.generation not in standing:
+            continue
+        see(stage, commit)
+        units += 1
+        num_bytes += commit.num_bytes
+        cpu_s += commit.cpu_seconds
+        crashed += len(commit.crashed)
+        peak = max(peak, commit.peak_bytes)
+        for name in rows:
+            rows[name] += commit.rows(name)
+        counts.update(commit.counts)
+    done = ledger.committed(stage.key)
+    failing = [unit for unit in sorted(ledger.failures(stage.key)) if unit not in done]
+    return StageStatus(
+        stage=stage.name,
+        key=stage.key,
+        units=units,
+        rows=rows,
+        num_bytes=num_bytes,
+        counts=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        cpu_s=round(cpu_s, 3),
+        peak_bytes=peak,
+        crashed=crashed,
+        failures={unit: str(ledger.failure_bodies(stage.key, unit)[-1]["error"]) for unit in failing},
+        quarantined=tuple(sorted(ledger.quarantined(stage.key))),
     )
 
 
@@ -149,7 +180,9 @@ def _apart(recipe: Recipe, names: tuple[str, ...], stages: list[StageStatus]) ->
     return found
 
 
-def _generations(recipe: Recipe, ledger: Ledger, chain: Chain) -> tuple[GenerationStatus, ...]:
+def _generations(
+    recipe: Recipe, ledger: Ledger, chain: Chain, crawls: Crawls, verdicts_of: Mapping[int, Counter[str]]
+) -> tuple[GenerationStatus, ...]:
     numbered = [step.stage for step in recipe.chain if not step.stage.own_series]
     settled = {stage.name: ledger.settled(stage.key) for stage in numbered}
     found = []
@@ -157,14 +190,22 @@ def _generations(recipe: Recipe, ledger: Ledger, chain: Chain) -> tuple[Generati
         generation = ledger.generation(chain.head.key, number)
         if generation is None:
             continue
-        first = recipe.maps[0].stage.name
-        state = settled[chain.head.name].get(number, {}).get("state", "open")
+        units = [commit.unit for commit in ledger.manifest(generation.manifests[recipe.maps[0].stage.name][1])]
+        counts = verdicts_of.get(number, Counter())
+        verdicts = {reason: num for reason, num in counts.items() if SIDE not in reason}
+        known = {reason: counts[KNOWN + reason] for reason in verdicts if counts[KNOWN + reason]}
+        removed = {reason: num - known.get(reason, 0) for reason, num in verdicts.items() if reason != "kept"}
         found.append(
             GenerationStatus(
                 number=number,
-                state=str(state),
-                units=len(ledger.manifest(generation.manifests[first][1])),
+                state=str(settled[chain.head.name].get(number, {}).get("state", "open")),
+                units=len(units),
                 published=tuple(name for name, of in settled.items() if of.get(number, {}).get("state") == "published"),
+                crawls=crawls.of(units),
+                pages=sum(verdicts.values()),
+                kept=verdicts.get("kept", 0),
+                known=dict(sorted(known.items())),
+                removed={reason: num for reason, num in sorted(removed.items()) if num},
             )
         )
     return tuple(found)

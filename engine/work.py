@@ -179,6 +179,17 @@ class LedgerWork:
         except Missing:
             return read_offsets(self._ledger.store, self._ledger.replaced(commit, output + OFFSETS), first, num)
 
+    def slices(self, declared: Output, wanted: Sequence[tuple[Commit, int, int, int]]) -> Iterator[pa.Table]:
+        """Rows of record batches by their numbers."""
+        yield from self._many(lambda one: self._slice(declared, *one), wanted)
+
+    def _slice(self, declared: Output, commit: Commit, number: int, first: int, num: int) -> pa.Table:
+        try:
+            return read_slice(self._ledger.store, declared, commit.outputs[declared.name], number, first, num)
+        except Missing:
+            files = self._ledger.replaced(commit, declared.name)
+            return read_slice(self._ledger.store, declared, files, number, first, num)
+
     def cells(
         self, output: str, column: str, wanted: Sequence[tuple[Commit, npt.NDArray[np.int64]]]
     ) -> list[npt.NDArray[np.uint8]]:
@@ -186,7 +197,10 @@ class LedgerWork:
         return list(self._many(lambda one: self._cells(output, column, *one), wanted))
 
     def _cells(self, output: str, column: str, commit: Commit, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        schema = stored_schema(self._stage.upstream(commit.stage.rpartition("-")[0]).output(output))
+        declared = self._stage.upstream(commit.stage.rpartition("-")[0]).output(output)
+        if declared.compression or declared.partition_by:
+            raise ConfigError(f"output {output}: cells are read of files without compression or partitions only")
+        schema = stored_schema(declared)
         try:
             return read_cells(self._ledger.store, schema, commit.outputs[output], column, rows)
         except Missing:
@@ -286,6 +300,29 @@ def read_offsets(store: Store, files: Sequence[File], first: int, num: int) -> p
         for field, body in zip(OFFSETS_SCHEMA, store.get_ranges(file.path, ranges), strict=True)
     ]
     return pa.table(columns, schema=OFFSETS_SCHEMA)
+
+
+def read_slice(store: Store, declared: Output, files: Sequence[File], number: int, first: int, num: int) -> pa.Table:
+    """Rows first..first+num of record batch `number`, counted over the files; StoreError if they are not there."""
+    schema = stored_schema(declared)
+    for file in files:
+        if number < len(file.batches):
+            break
+        number -= len(file.batches)
+    else:
+        raise StoreError(f"{declared.name} has no record batch of that number; run `kosmos verify`")
+    batch = file.batches[number]
+    if first < 0 or first + num > batch.rows:
+        raise StoreError(f"{file.path} has no rows {first} to {first + num}; run `kosmos verify`")
+    if declared.compression or not all(pa.types.is_primitive(f.type) and f.type.bit_width >= 8 for f in schema):
+        whole = read_batch(schema, store.get_range(file.path, batch.offset, batch.length))
+        return pa.Table.from_batches([whole.slice(first, num)])
+    ranges = [column_range(schema, batch, field.name, first, num) for field in schema]
+    bodies = store.get_ranges(file.path, ranges)
+    if any(len(body) != length for body, (_, length) in zip(bodies, ranges, strict=True)):
+        raise StoreError(f"{file.path} is shorter than its commit says; run `kosmos verify`")
+    columns = [pa.Array.from_buffers(f.type, num, [None, pa.py_buffer(b)]) for f, b in zip(schema, bodies, strict=True)]
+    return pa.table(columns, schema=schema)
 
 
 def read_cells(

@@ -18,10 +18,11 @@ from engine.ledger import QUARANTINE, Commit, Ledger
 from engine.lookup import find
 from engine.recipe import Recipe
 from engine.work import read_rows
-from pipelines import explain_images, extract, judge
+from pipelines import explain_images, extract, jaccard, judge
 from pipelines.dedupe import GENERATION_SHIFT, ORDINAL_SHIFT
 from pipelines.finding import Finding
 from pipelines.reasons import Reason
+from pipelines.sign import page_texts
 from pipelines.urls import canonical, url_hash
 
 DOC_ID = re.compile(r"[0-9a-f]{32}")
@@ -122,23 +123,37 @@ def _deduped(recipe: Recipe, ledger: Ledger, commit: Commit, where: str, row: in
             yield Finding(where=where, stage="dedupe", outcome="kept", detail=f"generation {number}{twins}")
             yield from explain_images.document(recipe, ledger, commit, where, doc)
         else:
-            twin = _address(recipe, ledger, mine[0]["keeper"])
-            yield Finding(where=where, stage="dedupe", outcome=reason.word, detail=f"generation {number}, kept: {twin}")
+            detail = f"generation {number}, {_likeness(recipe, ledger, doc, mine[0]['keeper'])}"
+            yield Finding(where=where, stage="dedupe", outcome=reason.word, detail=detail)
         return
     yield Finding(where=where, stage="dedupe", outcome="not yet", detail=f"kosmos run {recipe.name} goes on")
 
 
-def _address(recipe: Recipe, ledger: Ledger, doc: int) -> str:
+def _likeness(recipe: Recipe, ledger: Ledger, doc: int, keeper: int) -> str:
+    """Which page stays for this one, and how alike they are: counted on their texts, whatever the sketches said."""
+    kept = _paged(recipe, ledger, keeper)
+    own = _paged(recipe, ledger, doc)
+    if kept is None or own is None:
+        return f"kept: document {keeper:#x}"
+    (url, crawl, text), (_, _, mine) = kept, own
+    alike = jaccard.of_texts(mine, text)
+    return f"kept: {url} ({crawl or 'local file'}, generation {keeper >> 48}), similarity {alike:.4f}"
+
+
+def _paged(recipe: Recipe, ledger: Ledger, doc: int) -> tuple[str, str, str] | None:
+    """(address, crawl, text as it was signed) of a page by its number; None if it is nowhere."""
     number, ordinal, row = doc >> 48, doc >> 24 & 0xFFFFFF, doc & 0xFFFFFF
     generation = ledger.generation(Chain(recipe, ledger).head.key, number)
     if generation is None:
-        return f"document {doc:#x}"
+        return None
     commit = ledger.manifest(generation.manifests["extract"][1])[ordinal]
     for output in ("documents", "texts"):
-        pages = read_rows(ledger.store, commit.outputs[output], ("row", "url", "crawl"))
-        for page in pages.filter(pc.equal(pages["row"], row)).to_pylist():
-            return f"{page['url']} ({page['crawl'] or 'local file'}, generation {number})"
-    return f"document {doc:#x}"
+        pages = read_rows(ledger.store, commit.outputs[output], ("row", "url", "crawl", "items"))
+        mine = pages.filter(pc.equal(pages["row"], row))
+        if mine.num_rows:
+            texts, _ = page_texts(mine["items"].combine_chunks())
+            return mine["url"][0].as_py(), mine["crawl"][0].as_py(), texts[0].as_py()
+    return None
 
 
 def _document(recipe: Recipe, ledger: Ledger, doc_id: bytes) -> Iterator[Finding]:

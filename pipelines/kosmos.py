@@ -18,11 +18,25 @@ from engine.errors import ConfigError
 from engine.recipe import Recipe, Step
 from engine.stage import Stage
 from engine.vocab import HELDOUT
-from pipelines import assemble, dedupe, extract, fetch, images, judge, pack, select, sign, snapshot
+from pipelines import (
+    assemble,
+    decontaminate,
+    dedupe,
+    extract,
+    fetch,
+    images,
+    judge,
+    pack,
+    paragraphs,
+    select,
+    sign,
+    snapshot,
+)
 from pipelines.assemble import match, repeats, shards
-from pipelines.dedupe import decide, group, index, spread
+from pipelines.dedupe import bands, decide, exact, group, index, spread, verify
 from pipelines.pack import lay, tokenise
 from pipelines.pack import shards as rows
+from pipelines.paragraphs import collect, recurring
 from pipelines.reasons import Reason
 from pipelines.select import choose, frequency, recall, refer, schedule
 
@@ -35,8 +49,10 @@ class Interleaved:
 
     extract: extract.Config = field(default_factory=extract.Config)
     judge: judge.Config = field(default_factory=judge.Config)
+    decontaminate: decontaminate.Config = field(default_factory=decontaminate.Config)
     sign: sign.Config = field(default_factory=sign.Config)
     dedupe: dedupe.Config = field(default_factory=dedupe.Config)
+    paragraphs: paragraphs.Config = field(default_factory=paragraphs.Config)
     select: select.Config = field(default_factory=select.Config)
     fetch: fetch.Config = field(default_factory=fetch.Config)
     images: images.Gate = field(default_factory=images.kosmos1)
@@ -45,15 +61,24 @@ class Interleaved:
 
 
 def obelics() -> Interleaved:
-    """All the bounds of OBELICS, on blocks, pages and images; what else is set stays KOSMOS-1's."""
-    return Interleaved(extract=extract.obelics(), judge=judge.obelics(), images=images.obelics())
+    """All the bounds of OBELICS, on blocks, pages, paragraphs and images; what else is set stays KOSMOS-1's."""
+    return Interleaved(
+        extract=extract.obelics(), judge=judge.obelics(), paragraphs=paragraphs.obelics(), images=images.obelics()
+    )
+
+
+def fineweb() -> Interleaved:
+    """FineWeb's deduplication, 14 bands of 8, components, nothing verified: to compare with. All else is KOSMOS-1's."""
+    return Interleaved(sign=sign.fineweb(), dedupe=dedupe.fineweb())
 
 
 def small(config: Interleaved | None = None) -> Interleaved:
     """For some thousands of pages on a laptop: the same rules, fewer partitions of the key space."""
+    config = config or Interleaved()
     return dataclasses.replace(
-        config or Interleaved(),
-        dedupe=dedupe.Config(partitions=4),
+        config,
+        dedupe=dataclasses.replace(config.dedupe, partitions=4),
+        paragraphs=dataclasses.replace(config.paragraphs, partitions=4),
         select=select.Config(cut=select.Cut(partitions=4, domains=2)),
         fetch=fetch.Config(partitions=4),
         pack=pack.Config(partitions=4),
@@ -88,14 +113,30 @@ def interleaved(config: Interleaved | None = None) -> Recipe:
     extracted = stage("extract", extract, config.extract)
     # Thresholds on the stored scores, so that they move without parsing again.
     judged = stage("judge", judge, config.judge, reads=(extracted,))
-    # What makes two pages the same: address, exact text, MinHash bands.
-    signed = stage("sign", sign, config.sign, reads=(extracted, judged))
+    # Pages that hold items of evaluation sets go before anything is compared, so that no clean page goes for one.
+    read: tuple[Stage, ...] = (extracted, judged)
+    leaking: tuple[Stage, ...] = ()
+    if config.decontaminate.sets:
+        leaking = (stage("decontaminate", decontaminate, decontaminate.resolved(config.decontaminate), reads=read),)
+    # What makes two pages the same: address, exact text, the sketch of its 5-grams.
+    signing = dataclasses.replace(config.sign, decontaminate=bool(leaking))
+    signed = stage("sign", sign, signing, reads=(*read, *leaking))
 
-    # From here on by generation: what is new is compared with itself and with all that was kept before.
+    # From here on by generation: what is new is compared with itself and with all that was kept before. The same
+    # address and the same text first, then what shares a band of the sketch and is as alike as it seems.
     spreaded = barrier("spread", spread, config.dedupe, reads=(signed,))
-    grouped = barrier("group", group, config.dedupe, reads=(spreaded,))
-    decided = barrier("decide", decide, config.dedupe, reads=(spreaded, grouped))
-    indexed = barrier("index", index, config.dedupe, reads=(spreaded, decided))
+    same = barrier("exact", exact, config.dedupe, reads=(spreaded,))
+    banded = barrier("bands", bands, config.dedupe, reads=(signed, same))
+    grouped = barrier("group", group, config.dedupe, reads=(banded,))
+    verified = barrier("verify", verify, config.dedupe, reads=(signed, grouped))
+    decided = barrier("decide", decide, config.dedupe, reads=(spreaded, same, verified))
+    indexed = barrier("index", index, config.dedupe, reads=(spreaded, banded, decided))
+
+    # What three pages of a site say alike is the site's, and no text of any one of them.
+    cut_out = barrier(
+        "paragraphs", collect, _taken(collect.Config, config.paragraphs), reads=(extracted, signed, decided)
+    )
+    recurs = barrier("recurring", recurring, _taken(recurring.Config, config.paragraphs), reads=(cut_out,))
 
     # Which images are worth a request: address rules, then how many documents show each address; at most eight
     # candidates a document, and half of the documents with one go, before anything is asked for.
@@ -119,7 +160,7 @@ def interleaved(config: Interleaved | None = None) -> Recipe:
     alike = repeats.Config(cut=cut, max_docs=config.assemble.max_docs)
     repeated = barrier("repeats", repeats, alike, reads=(matched,))
     whole = shards.Config(max_images=config.assemble.max_images, coin=choice.coin)
-    upstream = (extracted, decided, selected, fetched, matched, repeated)
+    upstream = (extracted, decided, recurs, selected, fetched, matched, repeated)
     assembled = barrier("assemble", shards, whole, reads=upstream)
 
     # Training rows: the text of documents in full sentences, each image with its caption, and the documents as they
@@ -136,11 +177,17 @@ def interleaved(config: Interleaved | None = None) -> Recipe:
         steps=(
             Step(stage=extracted),
             Step(stage=judged),
+            *(Step(stage=one) for one in leaking),
             Step(stage=signed),
             Step(stage=spreaded, parts=spread.parts),
+            Step(stage=same, parts=exact.parts),
+            Step(stage=banded, parts=bands.parts),
             Step(stage=grouped, parts=group.parts),
+            Step(stage=verified, parts=verify.parts),
             Step(stage=decided, parts=decide.parts),
             Step(stage=indexed, parts=index.parts),
+            Step(stage=cut_out, parts=collect.parts),
+            Step(stage=recurs, parts=recurring.parts),
             Step(stage=referred, parts=refer.parts),
             Step(stage=counted, parts=frequency.parts),
             Step(stage=selected, parts=choose.parts),
@@ -156,20 +203,23 @@ def interleaved(config: Interleaved | None = None) -> Recipe:
             Step(stage=heldout, parts=rows.parts),
         ),
         listing=snapshot.units,
-        funnel=("extract", "judge", "decide", "select", "assemble"),
+        funnel=("extract", "judge", *(one.name for one in leaking), "decide", "select", "assemble"),
         besides=(Reason.NOT_RESPONSE.word,),
         apart=(
+            ("Pairs of pages", ("group", "verify")),
+            ("Paragraphs", ("paragraphs", "recurring")),
             ("Images", ("refer", "select", "recall", "fetch", "assemble")),
             ("Training rows", ("tokenise",)),
         ),
         ready=config.fetch.ready,
-        pinned=pack.pinned(given),
+        pinned=(*decontaminate.pinned(config.decontaminate), *pack.pinned(given)),
     )
 
 
 def _taken(kind: type[T], given: object, **more: object) -> T:
-    """A stage's config: the fields that a recipe's has under the same name, and some more."""
-    names = [f.name for f in dataclasses.fields(kind) if f.name not in more]  # type: ignore[arg-type]
+    """A stage's config: the fields that a recipe's has under the same name, and some more; others by default."""
+    own = {f.name for f in dataclasses.fields(given)}  # type: ignore[arg-type]
+    names = [f.name for f in dataclasses.fields(kind) if f.name not in more and f.name in own]  # type: ignore[arg-type]
     return kind(**{name: getattr(given, name) for name in names}, **more)
 
 
@@ -178,6 +228,7 @@ def _alike(config: Interleaved) -> None:
     pairs = (
         ("select.cut.partitions", config.select.cut.partitions, "fetch.partitions", config.fetch.partitions),
         ("select.schedule.rate", config.select.schedule.rate, "fetch.rate", config.fetch.rate),
+        ("sign.bands x sign.rows", config.sign.bands * config.sign.rows, "dedupe.num_slots", config.dedupe.num_slots),
     )
     for one, value, other, found in pairs:
         if value != found:

@@ -119,9 +119,10 @@ def _normalise(
             first = np.int64(data[place])
             while first < 0x80:
                 # ASCII is plain or a separator. No branch on which: words are too short for them to be foreseen, and
-                # a byte that is not wanted is written over by the next.
+                # a byte that is not wanted is written over by the next. Unsigned places save the question whether
+                # they count from the end, a third of the time.
                 letter = ascii_codes[first]
-                out[end] = letter
+                out[np.uint64(end)] = letter
                 wanted = int(letter != 32)
                 end += wanted | inside
                 count += wanted & ~inside
@@ -129,7 +130,7 @@ def _normalise(
                 place += 1
                 if place == stop:
                     break
-                first = np.int64(data[place])
+                first = np.int64(data[np.uint64(place)])
             if place == stop:
                 break
             if first < 0xE0:

@@ -59,7 +59,7 @@ class Reason(IntEnum):
     TOP_NGRAM = 75
     GIBBERISH = 76
     # evaluation sets
-    CONTAMINATED = 110  # holds an item of an evaluation set; value = share of the item's 13-grams
+    CONTAMINATED = 110  # holds an item of an evaluation set; value = share of its 13-grams
     # dedupe
     DUPLICATE_URL = 120
     DUPLICATE_TEXT = 121
@@ -78,7 +78,7 @@ class Reason(IntEnum):
     TOO_MANY_REFERENCES = 172  # more than the bound after the address rules; value = how many
     SINGLE_IMAGE = 173  # the coin: half of the documents with one image go
     NO_IMAGE_LEFT = 174  # every candidate failed at fetch or at the image gate
-    NO_TEXT_LEFT = 176  # nothing but paragraphs that its domain repeats
+    NO_TEXT_LEFT = 176  # nothing but paragraphs that its site repeats; value = how many went
     NOT_INTERSPERSED = 175  # no prose beside any image (K: images must be interspersed with text)
     # a request; value = HTTP status, curl's error number, or bytes
     NOT_ASKED = 180  # no outcome is on record

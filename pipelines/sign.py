@@ -1,13 +1,13 @@
-"""Pages to keys: sixteen bytes of the address, sixteen of the normalised text, 18 band keys, 126 8-bit slots a page.
+"""Pages to keys: sixteen bytes of the address, sixteen of the normalised text, band keys, 8-bit slots, 5-grams.
 
 Everything that later stages compare pages by; a page's text is read once. Text goes from Arrow buffer to Arrow buffer
-without a Python object a page, at some 50 thousand pages of 4 KB a second and core.
+without a Python object a page, at some 80 thousand pages of 4 KB a second and core.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -18,18 +18,22 @@ import xxhash
 
 from engine import schema
 from engine.errors import ConfigError
-from engine.stage import Output, Unit, Work
-from pipelines import normalise, sketch
+from engine.stage import UNKEYED, Output, Unit, Work
+from pipelines import minhash, normalise, sketch
 from pipelines.urls import url_id
 
-VERSION = 1  # of the code that decides the bytes
+VERSION = 2  # of the code that decides the bytes
 COLUMNS = ("row", "doc_id", "url", "items")
-BATCH_ROWS = 1024  # some megabytes of text at a time
+BATCH_ROWS = 1024
+BATCH_BYTES = 32 << 20  # of text, and at most one page more: what is derived from it takes some four times as much
 NO_KEY = bytes(16)
+FSS, DATASKETCH = SCHEMES = ("fss", "datasketch")
 
 OUTPUTS = (
     Output(name="signatures", schema=schema.SIGNATURES, sort_by=("row",)),
-    Output(name="slots", schema=schema.SLOTS_8, sort_by=("row",), compression=None),
+    # one batch a unit, so that verification reads single slots by their place
+    Output(name="slots", schema=schema.SLOTS_8, sort_by=("row",), compression=None, batch_rows=1 << 24),
+    Output(name="shingles", schema=schema.SHINGLES, sort_by=("row",), compression=None, located="shingles"),
 )
 
 
@@ -37,40 +41,75 @@ OUTPUTS = (
 class Config:
     """What decides the keys.
 
+    scheme: how 5-grams become slots: "fss", Fast Similarity Sketching, or "datasketch", that library's MinHash.
+    bands, rows: pages meet if all `rows` slots of one of `bands` bands are equal; dedupe.num_slots is their product.
     most_images: quality is min(images of the page, most_images), so that of two copies the one with pictures stays.
-    table, sketch: digests of the Unicode table and of the constants of the sketch; they name what is shipped and
-    cannot be chosen.
+    decontaminate: whether pages that hold an item of an evaluation set are left out, as stage decontaminate says.
+    table, sketch: digests of the Unicode table and of the constants of the sketch; they name what is shipped.
     """
 
+    scheme: str = FSS
+    bands: int = sketch.BANDS
+    rows: int = sketch.ROWS
     most_images: int = 5  # K keeps at most 5 images of a document
-    table: str = normalise.TABLE_DIGEST
-    sketch: str = sketch.DIGEST
+    decontaminate: bool = field(default=False, metadata=UNKEYED)  # the stage that it reads enters the key
+    table: str = field(default=normalise.TABLE_DIGEST, init=False)
+    sketch: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
-        if (self.table, self.sketch) != (normalise.TABLE_DIGEST, sketch.DIGEST):
-            raise ConfigError("sign.table and sign.sketch name what this version ships; leave them out")
+        if self.scheme not in SCHEMES:
+            raise ConfigError(f"sign.scheme is {self.scheme!r}; set it to {' or '.join(SCHEMES)}")
+        sketch.check_shape(self.bands, self.rows)
         if not 0 <= self.most_images < 1 << 16:
             raise ConfigError(f"sign.most_images is {self.most_images}; set it to 0-65535")
+        digest = sketch.digest if self.scheme == FSS else minhash.digest
+        object.__setattr__(self, "sketch", digest(self.bands, self.rows))
+
+    @property
+    def num_slots(self) -> int:
+        """Of the sketch of a page."""
+        return self.bands * self.rows
+
+
+def fineweb() -> Config:
+    """FineWeb's 14 bands of 8: goes with dedupe.fineweb()."""
+    return Config(bands=14, rows=8)
 
 
 def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
     """Sign the pages of one WARC that judge kept."""
     judgements = work.read("judge", "judgements", ("row", "reason"))
     kept = judgements.filter(pc.equal(judgements["reason"], pa.scalar(0, pa.uint16())))["row"].combine_chunks()
+    if config.decontaminate:
+        held = work.read("decontaminate", "contaminated", ("row", "reason"))
+        gone = held.filter(pc.not_equal(held["reason"], pa.scalar(0, pa.uint16())))["row"].combine_chunks()
+        kept = kept.filter(pc.invert(pc.is_in(kept, gone)))
     for name in ("documents", "texts"):
         for pages in work.batches("extract", name, COLUMNS):
-            for batch in pages.filter(pc.is_in(pages["row"], kept)).to_batches(max_chunksize=BATCH_ROWS):
-                if batch.num_rows:
+            for whole in pages.filter(pc.is_in(pages["row"], kept)).to_batches(max_chunksize=BATCH_ROWS):
+                for batch in portions(whole, BATCH_BYTES):
                     work.count("signed", batch.num_rows)
                     yield from sign(batch, config)
 
 
+def portions(pages: pa.RecordBatch, num_bytes: int) -> Iterator[pa.RecordBatch]:
+    """Pages with items, cut where their text passes each multiple of `num_bytes`; none is empty."""
+    items = pages["items"]
+    lengths = pc.binary_length(items.flatten().field("text")).to_numpy(zero_copy_only=False)
+    ends = np.cumsum(pc.list_value_length(items).to_numpy(zero_copy_only=False))
+    passed = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))[ends] // num_bytes
+    cuts = [0, *(np.flatnonzero(np.diff(passed)) + 1).tolist(), len(items)]
+    return (pages.slice(start, stop - start) for start, stop in pairwise(cuts) if stop > start)
+
+
 def sign(pages: pa.RecordBatch, config: Config) -> Iterator[tuple[str, pa.Table]]:
-    """Signatures and slots of pages with COLUMNS, in their order."""
+    """Signatures, slots and shingles of pages with COLUMNS, in their order."""
     texts, num_images = page_texts(pages["items"])
     text = normalise.normalise(texts)
-    slots = sketch.sketch(text.data, text.offsets)
-    bands = pa.FixedSizeListArray.from_arrays(pa.array(sketch.band_keys(slots).reshape(-1)), type=_band_type())
+    slots, low, found, ends = sketches(text, config)
+    keys = np.zeros((len(slots), schema.BANDS), np.uint64)
+    keys[:, : config.bands] = sketch.band_keys(slots, config.bands, config.rows)
+    bands = pa.FixedSizeListArray.from_arrays(pa.array(keys.reshape(-1)), type=schema.SIGNATURES.field("bands").type)
     columns = {
         "row": pages["row"],
         "doc_id": pages["doc_id"],
@@ -81,9 +120,28 @@ def sign(pages: pa.RecordBatch, config: Config) -> Iterator[tuple[str, pa.Table]
         "bands": bands,
     }
     yield "signatures", pa.table([columns[name] for name in schema.SIGNATURES.names], schema=schema.SIGNATURES)
-    low = pa.py_buffer(np.ascontiguousarray(sketch.low_bytes(slots)))
-    low_bytes = pa.FixedSizeBinaryArray.from_buffers(schema.SLOTS_8.field("slots").type, len(slots), [None, low])
-    yield "slots", pa.table([pages["row"], low_bytes], schema=schema.SLOTS_8)
+    kind = schema.SLOTS_8.field("slots").type
+    short = pa.FixedSizeBinaryArray.from_buffers(kind, len(low), [None, pa.py_buffer(low)])
+    yield "slots", pa.table([pages["row"], short], schema=schema.SLOTS_8)
+    buffers = [None, pa.py_buffer(ends * found.itemsize), pa.py_buffer(found.astype("<u4", copy=False))]
+    grams = pa.LargeBinaryArray.from_buffers(schema.SHINGLES.field("shingles").type, len(low), buffers)
+    yield "shingles", pa.table([pages["row"], grams], schema=schema.SHINGLES)
+
+
+def sketches(
+    text: normalise.Normalised, config: Config
+) -> tuple[sketch.Hashes, sketch.Bytes, sketch.Shingles, sketch.Counts]:
+    """(slots (num, num_slots), 8-bit slots (num, schema.SLOTS) with zeros after the last, shingles, their ends)."""
+    if config.scheme == FSS:
+        slots, found, ends = sketch.sketch_and_shingles(text.data, text.offsets, config.num_slots)
+        short = sketch.low_bytes(slots)
+    else:
+        slots = minhash.hashvalues(text.data, text.offsets, config.num_slots)
+        found, ends = sketch.shingles(text.data, text.offsets)
+        short = minhash.low_bytes(slots)
+    low = np.zeros((len(slots), schema.SLOTS), np.uint8)
+    low[:, : config.num_slots] = short
+    return slots, low, found, ends
 
 
 def page_texts(items: pa.Array) -> tuple[pa.Array, npt.NDArray[np.int64]]:
@@ -113,7 +171,3 @@ def _url_key(url: str) -> bytes:
         return url_id(url)[:16]
     except ValueError:  # no http(s) address: it is compared by its text only
         return NO_KEY
-
-
-def _band_type() -> pa.DataType:
-    return schema.SIGNATURES.field("bands").type

@@ -6,6 +6,7 @@ address, size and sha256 (for objects behind a URL their entity tag), so that a 
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import glob
 import gzip
@@ -14,6 +15,7 @@ import io
 import json
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -21,13 +23,14 @@ from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 
+from engine.crawls import LISTED
 from engine.errors import ConfigError, Missing
 from engine.ledger import Ledger
 from engine.schema import WARCS
 from engine.stage import Output, Stage, Unit, Work, digest
 from engine.store import Store, absolute, local_path
+from pipelines.offers import LATEST, MIRROR, NAME, latest, offered, open_mirror
 
-MIRROR = "https://data.commoncrawl.org"
 MAX_LISTING_BYTES = 256 << 20  # CC-MAIN listings are about 15 MB unpacked
 SUFFIXES = (".warc", ".warc.gz", ".warc.zst", ".arc.gz")
 OUTPUTS = (Output(name="warcs", schema=WARCS),)
@@ -35,7 +38,8 @@ OUTPUTS = (Output(name="warcs", schema=WARCS),)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """What the person asked for: a crawl's name, and / or files: globs, addresses, '@list' for a file of addresses."""
+    """What the person asked for: a crawl's name or 'latest', and / or files: globs, addresses, '@list' for a file of
+    addresses."""
 
     crawl: str = ""
     files: tuple[str, ...] = ()
@@ -58,10 +62,17 @@ class Warc:
         return Unit(id=name, inputs=(self.identity, self.uri, self.crawl), size=self.size)
 
 
+def named(inputs: Inputs) -> Inputs:
+    """The inputs with the name of a crawl: for 'latest' that of the mirror's newest, looked up once for all that a run
+    does. ConfigError if the mirror offers none."""
+    return dataclasses.replace(inputs, crawl=latest(inputs.mirror)) if inputs.crawl == LATEST else inputs
+
+
 def listing(inputs: Inputs) -> list[Warc]:
     """The WARC files behind the inputs, in order, each once. ConfigError names near misses of what is missing."""
+    inputs = named(inputs)
     if not inputs.crawl and not inputs.files:
-        raise ConfigError("no input: give --crawl CC-MAIN-2024-22 or --input 'crawl/*.warc.gz'")
+        raise ConfigError("no input: give --crawl CC-MAIN-2024-22, --crawl latest or --input 'crawl/*.warc.gz'")
     found = _crawl(inputs.crawl, inputs.mirror) if inputs.crawl else []
     for pattern in inputs.files:
         found += _expand(pattern)
@@ -70,6 +81,7 @@ def listing(inputs: Inputs) -> list[Warc]:
 
 def units(inputs: Inputs, ledger: Ledger | None) -> list[Unit]:
     """Extract units of the inputs; with a ledger the listing is committed first, and the units are those it holds."""
+    inputs = named(inputs)
     warcs = listing(inputs)
     if ledger is None:
         return [warc.unit for warc in warcs]
@@ -95,12 +107,16 @@ def process(unit: Unit, config: None, work: Work) -> Iterator[tuple[str, pa.Tabl
     if _name(warcs) != unit.id:
         raise ConfigError("the listing changed while it was read; run the same command again")
     work.count("warcs", len(warcs))
+    for crawl, num in Counter(warc.crawl for warc in warcs).items():
+        work.count(LISTED + crawl, num)
     rows = [(warc.unit.id, warc.identity, warc.uri, warc.crawl, warc.size) for warc in warcs]
     arrays = [pa.array([row[i] for row in rows], f.type) for i, f in enumerate(WARCS)]
     yield "warcs", pa.Table.from_arrays(arrays, schema=WARCS)
 
 
-STAGE = Stage(name="snapshot", process="pipelines.snapshot:process", config=None, outputs=OUTPUTS, recorded=True)
+STAGE = Stage(
+    name="snapshot", process="pipelines.snapshot:process", config=None, outputs=OUTPUTS, version=2, recorded=True
+)
 
 
 def _name(warcs: list[Warc]) -> str:
@@ -108,12 +124,11 @@ def _name(warcs: list[Warc]) -> str:
 
 
 def _crawl(name: str, mirror: str) -> list[Warc]:
-    mirror = absolute(mirror)
-    place = local_path(mirror)
-    if place is not None and not place.is_dir():
-        raise ConfigError(f"the mirror {mirror} is not a folder; give --mirror a folder that holds crawl-data/")
+    store = open_mirror(mirror)
+    mirror = store.url
     path = f"crawl-data/{name}/warc.paths.gz"
-    store = Store(mirror)
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"{mirror} has no crawl {name!r}{_near(store, name)}")
     try:
         packed = store.get(path)
     except Missing:
@@ -135,8 +150,8 @@ def _crawl(name: str, mirror: str) -> list[Warc]:
 
 def _near(store: Store, name: str) -> str:
     if store.url.startswith(("http://", "https://")):
-        return "; crawls are named as CC-MAIN-2024-22, https://index.commoncrawl.org lists them"
-    names = store.folders("crawl-data/")
+        return "; crawls are named as CC-MAIN-2024-22, `kosmos crawls` lists them"
+    names = [offer.name for offer in offered(store.url)]
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
     return f"; it has {', '.join(close)}" if close else "; it holds no crawl-data/"
 

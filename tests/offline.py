@@ -12,7 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine.arrow import Batch, File
 from engine.stage import OFFSETS, Output, Place, Unit
+
+BATCH_ROWS = 1 << 12  # rows of a record batch of what is not partitioned
 
 
 class OfflineCommit(dict[str, pa.Table]):
@@ -24,7 +27,23 @@ class OfflineCommit(dict[str, pa.Table]):
         self.unit = unit
 
     def rows(self, output: str) -> int:
-        return self[output].num_rows
+        return self[output].num_rows if output in self else 0
+
+    @property
+    def outputs(self) -> dict[str, tuple[File, ...]]:
+        """Files as a writer would cut them: a record batch a partition, or of up to BATCH_ROWS; offset = first row."""
+        found: dict[str, tuple[File, ...]] = {}
+        for name, table in self.items():
+            if not isinstance(table, pa.Table):
+                continue
+            by = next((column for column in ("part", "block") if column in table.schema.names[:1]), "")
+            parts = table[by].to_numpy() if by else np.full(table.num_rows, -1)
+            firsts = np.flatnonzero(np.diff(parts, prepend=-2)) if by else np.arange(0, table.num_rows, BATCH_ROWS)
+            ends = [*firsts[1:].tolist(), table.num_rows][: len(firsts)]
+            cuts = zip(firsts.tolist(), ends, strict=True)
+            batches = [Batch(first, 0, 0, end - first, int(parts[first])) for first, end in cuts]
+            found[name] = (File(name, table.num_rows, table.nbytes, "", tuple(batches)),)
+        return found
 
 
 @dataclass
@@ -82,6 +101,13 @@ class OfflineWork:
         for commit, first, num in wanted:
             assert first >= 0 and first + num <= commit[output + OFFSETS].num_rows
         return [commit[output + OFFSETS].slice(first, num) for commit, first, num in wanted]
+
+    def slices(self, declared: Output, wanted: Sequence[tuple[Any, int, int, int]]) -> Iterator[pa.Table]:
+        for commit, number, first, num in wanted:
+            batch = commit.outputs[declared.name][0].batches[number]
+            assert first >= 0 and first + num <= batch.rows
+            table = commit[declared.name].slice(batch.offset + first, num)
+            yield table.drop_columns(declared.partition_by) if declared.partition_by in table.schema.names else table
 
     def cells(self, output: str, column: str, wanted: Sequence[tuple[Any, Any]]) -> list[Any]:
         found = []

@@ -1,6 +1,7 @@
 """The curated shards of one block: which images and documents stay, and their rows with the JPEG bytes.
 
 Whatever failed leaves no scar: items of images that went vanish, their captions too, and the others are counted anew.
+So do paragraphs that the page's site repeats; a page whose text was nothing else goes.
 Images are read by byte ranges, 24 MB at a time, and one unit's pages: a block of any size takes 165 MB over its tables.
 """
 
@@ -19,7 +20,7 @@ from engine import schema
 from engine.errors import ConfigError, StoreError
 from engine.stage import SIDE, Output, Place, Unit, Work
 from pipelines.coin import Coin, stays
-from pipelines.dedupe import BLOCK, MAX_ORDINAL, MAX_ROW, ORDINAL_SHIFT, Docs, block_parts, column, one
+from pipelines.dedupe import BLOCK, MAX_ORDINAL, MAX_ROW, ORDINAL_SHIFT, Docs, block_parts, column, one, within
 from pipelines.ids import first_of_runs
 from pipelines.images import FORMATS
 from pipelines.reasons import Reason, tally
@@ -27,7 +28,7 @@ from pipelines.reasons import Reason, tally
 if TYPE_CHECKING:
     from engine.ledger import Commit
 
-VERSION = 1  # of the code that decides the bytes
+VERSION = 2  # of the code that decides the bytes
 OUTPUTS = (
     Output(
         name="curated",
@@ -50,6 +51,7 @@ PLACES = ("generation", "unit", "file", "offset", "length")
 Places = npt.NDArray[np.int64]
 Reasons = npt.NDArray[np.uint16]
 Values = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +86,16 @@ class Kept:
             ends=self.ends[start : end + 1] - first,
         )
 
+    def where(self, mask: Mask) -> Kept:
+        """Some of the documents."""
+        num = np.diff(self.ends)
+        return Kept(
+            docs=self.docs[mask],
+            doc_ids=self.doc_ids.filter(pa.array(mask)),
+            images=_chosen(self.images, np.repeat(mask, num)),
+            ends=np.concatenate([[0], np.cumsum(num[mask])]),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pages:
@@ -91,6 +103,14 @@ class Pages:
 
     columns: dict[str, pa.Array]
     images: dict[str, pa.Array]
+
+    def where(self, mask: Mask, ends: Places) -> Pages:
+        """Some of the rows; ends: of the images of each row, as in Kept."""
+        rows, shown = pa.array(mask), pa.array(np.repeat(mask, np.diff(ends)))
+        return Pages(
+            columns={name: array.filter(rows) for name, array in self.columns.items()},
+            images={name: array.filter(shown) for name, array in self.images.items()},
+        )
 
 
 def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[str, ...]]:
@@ -116,12 +136,6 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     # 0 means that it is in the shards
     alone = (reasons == 0) & (verdicts == int(Reason.SINGLE_IMAGE))[owner]
     reasons[alone], values[alone] = Reason.SINGLE_IMAGE, 1
-    for word, num_docs in tally(verdicts):
-        work.count(word, num_docs)
-    for word, num_images in tally(reasons):
-        work.count(f"image{SIDE}{word}", num_images)
-    yield "verdicts", pa.table([docs, selected["doc_id"], verdicts, numbers], schema=schema.ASSEMBLED)
-    yield "fates", pa.table([images["doc"], images["image"], reasons, values], schema=schema.IMAGE_FATES)
 
     stay = verdicts == 0
     kept = Kept(
@@ -130,17 +144,19 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
         images=_chosen(images, reasons == 0),
         ends=np.concatenate([[0], np.cumsum(numbers[stay].astype(np.int64))]),
     )
-    clusters = work.partition("decide", "verdicts", block).select(["doc", "cluster", "size"]).sort_by("doc")
-    fetched = {number: work.commits("fetch", number) for number in pc.unique(kept.images["generation"]).to_pylist()}
-    ordinals = kept.docs >> ORDINAL_SHIFT & np.uint64(MAX_ORDINAL - 1)
-    for ordinal, commit in enumerate(work.commits("extract")[first : first + num], first):
-        start, end = np.searchsorted(ordinals, np.array([ordinal, ordinal + 1], np.uint64)).tolist()
-        if start < end:
-            own = kept.of(start, end)
-            documents = work.table(commit, "documents")
-            scores = work.table(commit, "scores", ("row", *SCORES))
-            pages = written(own, documents, scores, clusters)
-            yield from (("curated", table) for table in _rows(pages, own, fetched, work))
+    # of documents left without text, the paragraphs that went
+    mute = np.zeros(len(kept.docs), np.uint32)
+    yield from (("curated", table) for table in _curated(kept, mute, first, num, work))
+    bare = np.flatnonzero(stay)[mute > 0]
+    verdicts[bare], numbers[bare] = Reason.NO_TEXT_LEFT, mute[mute > 0]
+    shown = (reasons == 0) & (verdicts == int(Reason.NO_TEXT_LEFT))[owner]
+    reasons[shown], values[shown] = Reason.NO_TEXT_LEFT, numbers[owner][shown]
+    for word, num_docs in tally(verdicts):
+        work.count(word, num_docs)
+    for word, num_images in tally(reasons):
+        work.count(f"image{SIDE}{word}", num_images)
+    yield "verdicts", pa.table([docs, selected["doc_id"], verdicts, numbers], schema=schema.ASSEMBLED)
+    yield "fates", pa.table([images["doc"], images["image"], reasons, values], schema=schema.IMAGE_FATES)
 
 
 def fates(images: pa.Table, repeated: pa.Table, max_images: int) -> tuple[Reasons, Values]:
@@ -188,12 +204,27 @@ def decided(owner: Places, doc_ids: list[bytes], coin: Coin) -> tuple[Reasons, V
     return reasons, num.astype(np.float32)
 
 
-def written(kept: Kept, documents: pa.Table, scores: pa.Table, clusters: pa.Table) -> Pages:
+def repeating(recurring: pa.Table, docs: Docs, items: pa.ChunkedArray) -> Mask:
+    """Which items of the pages go, one page after another; recurring: RECURRING, ascending by doc."""
+    starts, flat = _lists(items)
+    found = column(recurring, "doc")
+    start, end = np.searchsorted(found, docs[0]), np.searchsorted(found, docs[-1], side="right")
+    own = within(found[start:end], docs)
+    page = np.searchsorted(docs, found[start:end][own])
+    places = starts[page] + recurring["item"].to_numpy()[start:end][own]
+    if (places >= starts[page + 1]).any() or (flat.field("image").to_numpy()[places] >= 0).any():
+        raise StoreError(f"the pages from {int(docs[0])} on have other texts; run `kosmos verify`")
+    gone = np.zeros(len(flat), np.bool_)
+    gone[places] = True
+    return gone
+
+
+def written(kept: Kept, pages: pa.Table, gone: Mask, scores: pa.Table, clusters: pa.Table) -> Pages:
     """The rows of the kept documents of one unit.
 
-    documents, scores: of the unit, ascending by row; clusters: doc, cluster and size, ascending by doc.
+    pages: DOCUMENTS, of each document; gone: which of their items are repeated paragraphs; scores: of the unit,
+    ascending by row; clusters: doc, cluster and size, ascending by doc.
     """
-    pages = _at(documents, kept.docs)
     if not one(pages["doc_id"]).equals(kept.doc_ids):
         raise StoreError(f"the pages from {int(kept.docs[0])} on are other pages; run `kosmos verify`")
     columns = {name: one(pages[name]) for name in PAGE}
@@ -204,7 +235,7 @@ def written(kept: Kept, documents: pa.Table, scores: pa.Table, clusters: pa.Tabl
         raise StoreError(f"the pages from {int(kept.docs[0])} on have fewer images; run `kosmos verify`")
     place = np.full(len(images), -1, np.int16)
     place[survivors] = np.arange(len(survivors)) - kept.ends[owner]
-    columns["items"], columns["num_words"] = stream(pages, place)
+    columns["items"], columns["num_words"] = stream(pages, place, gone)
     judged = _at(scores, kept.docs)
     columns["scores"] = pa.StructArray.from_arrays(
         [one(judged[name]) for name in SCORES], fields=list(schema.CURATED_SCORES)
@@ -230,8 +261,8 @@ def written(kept: Kept, documents: pa.Table, scores: pa.Table, clusters: pa.Tabl
     return Pages(columns=columns, images=arrays)
 
 
-def stream(pages: pa.Table, place: npt.NDArray[np.int16]) -> tuple[pa.LargeListArray, pa.Array]:
-    """(items, number of words) of each page without what belongs to images that went.
+def stream(pages: pa.Table, place: npt.NDArray[np.int16], gone: Mask) -> tuple[pa.LargeListArray, pa.Array]:
+    """(items, number of words) of each page without what belongs to images that went, and without what is `gone`.
 
     pages: columns items and images, as in DOCUMENTS; place: of each image of all pages, its new index or -1. A
     figcaption whose text is the caption of an image that went, and of none that stayed, goes too.
@@ -243,7 +274,7 @@ def stream(pages: pa.Table, place: npt.NDArray[np.int16]) -> tuple[pa.LargeListA
     shown = np.flatnonzero(index >= 0)
     mapped = index.copy()
     mapped[shown] = place[image_starts[owner[shown]] + index[shown]]
-    stay = np.ones(len(items), np.bool_)
+    stay = ~gone
     stay[shown] = mapped[shown] >= 0
 
     captions = images.field("caption")
@@ -268,6 +299,38 @@ def stream(pages: pa.Table, place: npt.NDArray[np.int16]) -> tuple[pa.LargeListA
     values = pa.StructArray.from_arrays(arrays, fields=fields)
     kind = schema.CURATED.field("items").type
     return pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), values, type=kind), pa.array(num_words)
+
+
+def _curated(kept: Kept, mute: npt.NDArray[np.uint32], first: int, num: int, work: Work) -> Iterator[pa.Table]:
+    """The rows of the kept documents, a unit at a time, but for those of which repeated paragraphs were all the text.
+
+    mute: written; the number of those paragraphs of each such document.
+    """
+    block = first // BLOCK
+    clusters = work.partition("decide", "verdicts", block).select(["doc", "cluster", "size"]).sort_by("doc")
+    recurring = work.partition("recurring", "items", block).select(["doc", "item"]).sort_by("doc")
+    fetched = {number: work.commits("fetch", number) for number in pc.unique(kept.images["generation"]).to_pylist()}
+    ordinals = kept.docs >> ORDINAL_SHIFT & np.uint64(MAX_ORDINAL - 1)
+    removed = 0
+    for ordinal, commit in enumerate(work.commits("extract")[first : first + num], first):
+        start, end = np.searchsorted(ordinals, np.array([ordinal, ordinal + 1], np.uint64)).tolist()
+        if start == end:
+            continue
+        own = kept.of(start, end)
+        documents = _at(work.table(commit, "documents"), own.docs)
+        scores = work.table(commit, "scores", ("row", *SCORES))
+        gone = repeating(recurring, own.docs, documents["items"])
+        pages = written(own, documents, gone, scores, clusters)
+        starts, _ = _lists(documents["items"])
+        lost = np.diff(np.concatenate([[0], np.cumsum(gone)])[starts])
+        bare = (lost > 0) & (pages.columns["num_words"].to_numpy() == 0)
+        mute[start:end][bare] = lost[bare]
+        removed += int(lost[~bare].sum())
+        if bare.any():
+            pages, own = pages.where(~bare, own.ends), own.where(~bare)
+        yield from _rows(pages, own, fetched, work)
+    if removed:
+        work.count(f"paragraph{SIDE}removed", removed)
 
 
 def _rows(pages: Pages, kept: Kept, fetched: dict[int, list[Commit]], work: Work) -> Iterator[pa.Table]:
@@ -354,5 +417,5 @@ def _lists(lists: pa.ChunkedArray) -> tuple[Places, pa.StructArray]:
     return offsets - offsets[0], array.flatten()
 
 
-def _chosen(table: pa.Table, mask: npt.NDArray[np.bool_]) -> pa.Table:
+def _chosen(table: pa.Table, mask: Mask) -> pa.Table:
     return table.filter(pa.array(mask))

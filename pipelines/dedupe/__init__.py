@@ -55,7 +55,7 @@ class Config:
     """
 
     threshold: float = 0.8
-    margin: float = 0.05
+    margin: float = 0.08
     verify: bool = True
     components: bool = False
     partitions: int = 256

@@ -1,8 +1,11 @@
-"""Rows of one partition to the pages that share a key: pairs from small buckets, large buckets as they are.
+"""Pages of one partition that share a band: pairs among the new ones and with the kept ones of before.
 
-A bucket is all rows of one (kind, key, check). Up to 64 pages are written as pairs, more as their rows, so a million
-copies of a page cost a million rows and not 10^12 pairs; `decide` reads a bucket as if all its pairs were there. A cap
-on pairs per page would be wrong: the pages that are not paired with the best one would all be kept.
+A bucket is all rows of one key. Up to 64 pages are paired all with all; of more the old ones and then the best ranked
+lead, up to 64 of them, and all are paired with the leaders: a million pages of one template cost 64 million pairs and
+not 10^12. This is counted as overflow, for a page that only another follower is like is then not compared with it.
+
+Memory is the new rows of a pass, in two copies of 18 bytes a row, whatever the partition holds: keys come in order from
+every file, so a pass takes a range of them, and old runs are joined piece by piece as they pass by.
 """
 
 from __future__ import annotations
@@ -11,24 +14,24 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from engine import schema
 from engine.stage import SIDE, Output, Unit, Work
-from pipelines.dedupe import BAND, KINDS, Config, Docs, column, generations, index
+from pipelines import dedupe
+from pipelines.dedupe import Config, Docs, bands, blocks, index, runs
+from pipelines.dedupe.buckets import followers, small
+from pipelines.dedupe.radix import Rows, matches, ordered, rows_of
+from pipelines.dedupe.streams import Streams, bounds, least
 
 if TYPE_CHECKING:
     from engine.ledger import Commit
 
-VERSION = 1  # of the code that decides the bytes
-OUTPUTS = (
-    Output(name="edges", schema=schema.EDGES, sort_by=("a", "b")),
-    Output(name="buckets", schema=schema.INDEX_KEYS, sort_by=("kind", "key", "check", "doc")),
-)
+VERSION = dedupe.VERSION
+OUTPUTS = (Output(name="pairs", schema=schema.PAIRS, partition_by="block", sort_by=("b", "a")),)
 CARRIES = (("index", index.OUTPUTS),)
-Places = npt.NDArray[np.intp]
-Kinds = npt.NDArray[np.uint8]
+PASS_ROWS = 2 << 20  # new rows of a pass, 75 MB
+BLOOM_SHARE = 50  # a run of more rows than this times the new ones is asked by its filter
 
 
 def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[str, ...]]:
@@ -37,94 +40,90 @@ def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[
 
 
 def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
-    """Group one partition of this generation's rows and of the kept pages' rows of earlier generations."""
+    """Pair one partition of this generation's rows with each other and with the kept pages' of earlier generations."""
     part = int(unit.inputs[0])
-    runs = [work.partition("spread", "keys", part)]
-    if runs[0].num_rows:
-        runs += [work.partition("index", "keys", part, number) for number in work.generation.earlier("index")]
-    gathered = [_gather(runs, kind) for kind in KINDS]
-    runs.clear()  # half of the memory
-    pairs: list[tuple[Docs, Docs, int]] = []
-    for kind in KINDS:
-        keys, checks, docs = _shared(*gathered[kind])
-        starts, sizes = _buckets(keys, checks, docs, work.generation.number)
-        large = sizes > config.max_pairs_bucket
-        members = _members(starts[large], sizes[large])
-        if len(members):
-            work.count(f"large{SIDE}buckets", int(large.sum()))
-            work.count(f"large{SIDE}rows", len(members))
-            kinds = np.full(len(members), kind, np.uint8)
-            columns = [keys[members], checks[members], docs[members], kinds]
-            yield "buckets", pa.table(columns, schema=schema.INDEX_KEYS)
-        pairs += [(a, b, kind) for a, b in _pairs(docs, starts[~large], sizes[~large], work.generation.number)]
-    yield "edges", _edges(pairs)
+    declared = next(output for output in bands.OUTPUTS if output.name == "keys")
+    low = least(part, config.partitions)
+    news = Streams(work, declared, work.commits("bands"), part, low)
+    if not news.rows:
+        return
+    olds = [_old(work, run, news.rows, low) for run in runs.live(work, part)]
+    num_passes = -(-news.rows // PASS_ROWS)
+    for number, bound in enumerate(bounds(part, config.partitions, num_passes)):
+        shared = _joined(news, olds, bound, 1 / (num_passes - number))
+        yield from _pairs(shared, work, config)
+        del shared  # before the next pass takes its memory
 
 
-def _gather(runs: list[pa.Table], kind: int) -> tuple[Docs, Docs, Docs]:
-    """(key, check, doc) of all rows of one kind."""
-    masks = [run["kind"].to_numpy() == kind for run in runs]
-
-    def gathered(name: str) -> Docs:
-        return np.concatenate([column(run, name)[mask] for run, mask in zip(runs, masks, strict=True)])
-
-    keys = gathered("key")
-    # a band's check is 0, and pages of zeros that nobody writes to take no memory
-    checks = np.zeros(len(keys), np.uint64) if kind == BAND else gathered("check")
-    return keys, checks, gathered("doc")
+Met = Callable[[Rows, int, float], Iterator[Rows]]
 
 
-def _shared(keys: Docs, checks: Docs, docs: Docs) -> tuple[Docs, Docs, Docs]:
-    """The rows whose key is not alone, by (key, check, doc): few, so that only they are sorted by all three."""
-    # the runs are sorted, which a stable sort makes use of
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    same = ordered[1:] == ordered[:-1]
-    shared = np.zeros(len(order), np.bool_)
+def _old(work: Work, run: Commit, new_rows: int, low: int) -> Met:
+    """What gives the rows of a run that share a key with the new rows of a pass."""
+    if run.rows("bands") > BLOOM_SHARE * new_rows:
+        filters = index.filters(work, run)
+
+        def probed(new: Rows, bound: int, share: float) -> Iterator[Rows]:
+            places = filters.places(np.unique(new.keys))
+            work.count(f"filter{SIDE}rows", sum(num for _, num in places))
+            for table in index.stretches(work, run, filters, places):
+                yield from _met(new, table)
+
+        return probed
+    streams = Streams(work, index.BANDS, [run], least=low)
+
+    def merged(new: Rows, bound: int, share: float) -> Iterator[Rows]:
+        for table in streams.below(bound, share):
+            yield from _met(new, table)
+
+    return merged
+
+
+def _met(new: Rows, table: pa.Table) -> Iterator[Rows]:
+    """The rows of an old piece whose key is one of the new ones."""
+    old = rows_of(table)
+    places = matches(new.keys, old.keys)
+    if len(places):
+        yield old.take(places)
+
+
+def _joined(news: Streams, olds: list[Met], bound: int, share: float) -> Rows:
+    """All rows of a pass, old and new, whose key is not alone."""
+    new = ordered([rows_of(table) for table in news.below(bound, share)])
+    return _shared(new, ordered([piece for old in olds for piece in old(new, bound, share)]))
+
+
+def _shared(new: Rows, met: Rows) -> Rows:
+    """The rows whose key is not alone, old and new, by (key, doc)."""
+    if not len(new):
+        return new
+    same = new.keys[1:] == new.keys[:-1]
+    shared = np.zeros(len(new), np.bool_)
     shared[1:] = same
     shared[:-1] |= same
-    order = order[shared]
-    keys, checks, docs = keys[order], checks[order], docs[order]
-    order = np.lexsort((docs, checks, keys))
-    return keys[order], checks[order], docs[order]
+    if not len(met):
+        return new.take(shared)
+    shared[matches(met.keys, new.keys)] = True
+    return ordered([met, new.take(shared)])
 
 
-def _buckets(keys: Docs, checks: Docs, docs: Docs, generation: int) -> tuple[Places, Places]:
-    """(start, size) of the buckets of two pages or more, one of them of this generation."""
-    if not len(keys):
-        return np.zeros(0, np.intp), np.zeros(0, np.intp)
-    first = np.ones(len(keys), np.bool_)
-    first[1:] = (keys[1:] != keys[:-1]) | (checks[1:] != checks[:-1])
-    starts = np.flatnonzero(first)
-    sizes = np.diff(np.append(starts, len(keys)))
-    # docs of a bucket ascend, so its last one is of the latest generation
-    wanted = (sizes > 1) & (generations(docs[starts + sizes - 1]) == np.uint64(generation))
-    return starts[wanted], sizes[wanted]
+def _pairs(rows: Rows, work: Work, config: Config) -> Iterator[tuple[str, pa.Table]]:
+    """The pairs of all buckets; a pair of several small buckets once."""
+    if not len(rows):
+        return
+    starts = np.flatnonzero(np.diff(rows.keys, prepend=rows.keys[0] ^ np.uint64(1)))
+    sizes = np.diff(np.append(starts, len(rows)))
+    first = np.uint64(work.generation.number) << dedupe.GENERATION_SHIFT  # the smallest doc of this generation
+    large = sizes > config.max_pairs_bucket
+    for a, b in small(rows.docs, starts[~large], sizes[~large], first):
+        yield "pairs", _table(a, b)
+    work.count(f"overflow{SIDE}buckets", int(large.sum()))
+    work.count(f"overflow{SIDE}pages", int(sizes[large].sum()))
+    for start, size in zip(starts[large].tolist(), sizes[large].tolist(), strict=True):
+        bucket = slice(start, start + size)
+        for a, b in followers(rows.docs[bucket], rows.ranks[bucket], config.leaders, first):
+            yield "pairs", _table(a, b)
 
 
-def _members(starts: Places, sizes: Places) -> Places:
-    """Places of all rows of the buckets, in order."""
-    before = np.cumsum(sizes) - sizes
-    return np.repeat(starts - before, sizes) + np.arange(int(sizes.sum()))
-
-
-def _pairs(docs: Docs, starts: Places, sizes: Places, generation: int) -> Iterator[tuple[Docs, Docs]]:
-    """All pairs a < b of each bucket with at least one page of this generation."""
-    for distance in range(1, int(sizes.max(initial=0))):
-        wide = sizes > distance
-        places = _members(starts[wide], sizes[wide] - distance)
-        a, b = docs[places], docs[places + distance]
-        wanted = (generations(b) == np.uint64(generation)) & (a != b)
-        yield a[wanted], b[wanted]
-
-
-def _edges(pairs: list[tuple[Docs, Docs, int]]) -> pa.Table:
-    """Each pair once, with its smallest kind, by (a, b)."""
-    none = np.zeros(0, np.uint64)
-    a = np.concatenate([none, *(pair[0] for pair in pairs)])
-    b = np.concatenate([none, *(pair[1] for pair in pairs)])
-    kinds = np.concatenate([np.zeros(0, np.uint8), *(np.full(len(pair[0]), pair[2], np.uint8) for pair in pairs)])
-    order = np.lexsort((kinds, b, a))
-    a, b, kinds = a[order], b[order], kinds[order]
-    first = np.ones(len(a), np.bool_)
-    first[1:] = (a[1:] != a[:-1]) | (b[1:] != b[:-1])
-    return pa.table([a[first], b[first], kinds[first]], schema=schema.EDGES)
+def _table(a: Docs, b: Docs) -> pa.Table:
+    return pa.table([blocks(b), a, b], schema=schema.PAIRS)

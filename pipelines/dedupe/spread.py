@@ -1,4 +1,4 @@
-"""Signatures to keyed rows, sorted by partition: one row for each address, text and band key of a page.
+"""Signatures to keyed rows, sorted by partition: one row for the address and one for the text of a page.
 
 A page without an address key or without text has no row of that kind: all empty pages are not one page.
 """
@@ -15,13 +15,14 @@ import pyarrow as pa
 from engine import schema
 from engine.spread import with_parts
 from engine.stage import Output, Unit, Work
-from pipelines.dedupe import BAND, TEXT, URL, Config, Docs, block_parts, one, pack
+from pipelines import dedupe
+from pipelines.dedupe import TEXT, URL, Config, Docs, block_parts, one, pack
 
 if TYPE_CHECKING:
     from engine.ledger import Commit
 
-VERSION = 1  # of the code that decides the bytes
-COLUMNS = ("row", "doc_id", "url_key", "text_key", "words", "quality", "bands")
+VERSION = dedupe.VERSION
+COLUMNS = ("row", "doc_id", "url_key", "text_key", "words", "quality")
 
 OUTPUTS = (
     Output(
@@ -55,30 +56,19 @@ def keyed(signatures: pa.Table, docs: Docs) -> pa.Table:
     """All rows of INDEX_KEYS of the signatures, in no particular order."""
     keys, checks, owners, kinds = [], [], [], []
     for kind, name in ((URL, "url_key"), (TEXT, "text_key")):
-        halves = _halves(signatures[name])
-        present = halves.any(axis=1)
-        keys.append(halves[present, 0])
-        checks.append(halves[present, 1])
+        values = halves(signatures[name], "<u8")
+        present = values.any(axis=1)
+        keys.append(values[present, 0])
+        checks.append(values[present, 1])
         owners.append(docs[present])
         kinds.append(np.full(len(keys[-1]), kind, np.uint8))
-    bands = _flat(signatures["bands"])
-    present = bands != 0
-    keys.append(bands[present])
-    checks.append(np.zeros(len(keys[-1]), np.uint64))
-    owners.append(np.repeat(docs, schema.BANDS)[present])
-    kinds.append(np.full(len(keys[-1]), BAND, np.uint8))
     columns = [np.concatenate(pieces) for pieces in (keys, checks, owners, kinds)]
     return pa.table(columns, schema=schema.INDEX_KEYS)
 
 
-def _halves(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    """16-byte keys as two little-endian numbers each."""
+def halves(column: pa.ChunkedArray, order: str) -> npt.NDArray[np.uint64]:
+    """(n, 2): 16-byte values as two numbers each, of byte order "<u8" or ">u8" (in which they compare as bytes do)."""
     array = one(column)
     first = array.offset * 16
     body = np.frombuffer(array.buffers()[1], np.uint8)[first : first + 16 * len(array)]
-    return body.view("<u8").reshape(-1, 2).astype(np.uint64, copy=False)
-
-
-def _flat(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    values: npt.NDArray[np.uint64] = one(column).flatten().to_numpy()
-    return values
+    return body.view(order).reshape(-1, 2).astype(np.uint64, copy=False)

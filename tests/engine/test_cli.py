@@ -5,17 +5,20 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine import cli
 from engine.chain import Chain
 from engine.cli import main
 from engine.config import override
 from engine.ledger import Commit, Ledger
 from engine.pool import InlinePool
 from engine.progress import Quiet
+from engine.recipe import Recipe
 from engine.stage import SIDE
 from engine.window import Options, run
 from pipelines import snapshot
@@ -23,7 +26,21 @@ from pipelines.kosmos import interleaved, obelics, small
 from pipelines.smallweb import CRAWLS, Truth
 from tests.conftest import SmallWeb
 
-VERBS = ("demo", "plan", "run", "status", "why", "freeze", "verify", "gc", "abandon", "train", "generate")
+VERBS = (
+    "demo",
+    "plan",
+    "run",
+    "status",
+    "crawls",
+    "why",
+    "leaks",
+    "freeze",
+    "verify",
+    "gc",
+    "abandon",
+    "train",
+    "generate",
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +83,12 @@ def test_presets_set_all_rules_at_once(capsys: pytest.CaptureFixture[str]) -> No
     assert strict["extract"]["blocks"]["special_characters"] == 0.3 and strict["judge"]["min_words"] == 33
     small = found["--preset", "obelics", "--small"]
     assert small["judge"] == strict["judge"] and small["dedupe"]["partitions"] == 4
+
+
+@pytest.mark.parametrize("preset", cli.PRESETS)
+def test_every_preset_is_a_config(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--show", "--json", "--preset", preset]) == 0
+    assert json.loads(capsys.readouterr().out)["stages"]["extract"]
 
 
 def test_looking_into_a_store_takes_the_preset_of_its_run(
@@ -122,6 +145,66 @@ def test_status_and_the_funnel(store: Path, capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert "Images" in text and "http_gone" in text
     assert "Funnel" in text and "opt_out_header" in text and "published" in text
+
+
+def test_crawls_offered_and_held(small_web: SmallWeb, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["crawls", "--mirror", str(small_web.folder), "--store", str(store)]
+    assert main([*words, "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(crawl["name"], crawl["offered"], crawl["held"]["committed"]) for crawl in found] == [
+        (CRAWLS[1], True, 0),
+        (CRAWLS[0], True, 2),
+    ]
+    assert found[1]["held"]["listed"] == 4 and found[1]["held"]["generations"] == [1]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "2 of 4" in text and "2 offered, 1 in the store, whole or in part" in text
+    assert main(["status", "--store", str(store), "--json"]) == 0
+    held = json.loads(capsys.readouterr().out)
+    assert held["crawls"] == [found[1]["held"]]
+    (generation,) = held["generations"]
+    assert generation["crawls"] == [CRAWLS[0]] and generation["known"] == {} and generation["removed"]
+    assert generation["pages"] == generation["kept"] + sum(generation["removed"].values())
+
+
+def test_the_latest_crawl_is_named(small_web: SmallWeb, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", *small_web.words, "--mirror", str(small_web.folder), "--store", str(store), "--crawl"]
+    assert main([*words, "latest", "--json"]) == 0
+    told, plan = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert told == {"event": "crawl", "crawl": CRAWLS[1]}
+    assert main([*words, CRAWLS[1], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == plan
+    assert main([*words, "latest"]) == 0
+    assert capsys.readouterr().out.startswith(f"The newest crawl is {CRAWLS[1]}.\n")
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A line of a report, as `pipelines.leaks` makes them."""
+
+    set: str
+    pages_hit: int
+    mean_covered: float
+
+
+def some_leaks(recipe: Recipe, ledger: Ledger) -> list[Leak]:
+    """A report of one set, or of none for an empty store."""
+    return [Leak("[bold]piqa", 12345, 0.98765)] if ledger.check(create=False) else []
+
+
+def test_leaks_are_a_line_a_set(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "LEAKS", f"{__name__}:some_leaks")
+    assert main(["leaks", "--small", "--store", str(store)]) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split() == ["set", "pages", "hit", "mean", "covered"]
+    assert line.split() == ["[bold]piqa", "12,345", "0.988"]
+    assert main(["leaks", "--small", "--store", str(store), "--json"]) == 0
+    expected = {"set": "[bold]piqa", "pages_hit": 12345, "mean_covered": 0.98765}
+    assert json.loads(capsys.readouterr().out) == expected
+    assert main(["leaks", "--small", "--store", str(tmp_path / "none")]) == 0
+    assert capsys.readouterr().out == "nothing to report\n"
 
 
 def test_freeze_prints_a_digest_that_stays(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,6 +302,10 @@ def test_show_prints_what_is_hashed(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "--crawl", "SMALL-2026-06", "--mirror", "{web}", "--limit", "-1"], "--limit"),
         (["run", "--crawl", "SMALL-2026-06", "--mirror", "{web}", "--store", "{web}"], "holds other things"),
         (["status", "--store", "ftp://host/x"], "scheme 'ftp'"),
+        (["plan", "--crawl", "latest", "--mirror", "{store}"], "offers no crawl; give --mirror"),
+        (["crawls", "--mirror", "{web}/none"], "is not a folder; give --mirror"),
+        (["crawls", "--mirror", "{web}", "--store", "{web}"], "holds other things"),
+        (["leaks", "--small", "--store", "{store}"], "no evaluation set is configured; give --set decontaminate.sets="),
         (["why", "not a page", "--small", "--store", "{store}"], "no http(s) address"),
         (["why", "https://nowhere.example/", "--small", "--store", "{store}"], "is in no WARC"),
         (["freeze", "decide", "--generation", "9", "--store", "{store}"], "generation 9 of decide is not"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,9 +11,10 @@ import pytest
 from engine.attempt import attempt
 from engine.errors import ConfigError, Missing, StoreError
 from engine.ledger import Generation, Ledger
-from engine.stage import Unit
+from engine.stage import Output, Unit
 from engine.store import Store
-from engine.work import InputError, LedgerWork, Note
+from engine.work import InputError, LedgerWork, Note, read_slice
+from engine.writer import OutputWriter
 from tests import stages
 
 RECIPE = stages.recipe()
@@ -71,6 +73,46 @@ def test_partitions_are_those_of_the_frozen_commits_only(ledger: Ledger, tmp_pat
     # in order of unit ids, sorted within each
     both = [key for unit in ("u0000", "u0002") for key in _keys(ledger, unit) if key >> 63 == 1]
     assert parts[1]["key"].to_pylist() == both
+
+
+def test_slices_are_rows_of_record_batches(ledger: Ledger, tmp_path: Path) -> None:
+    lent = work(ledger, tmp_path, Unit(id="g-000000", generation=1))
+    commits = lent.commits("numbers")
+    numbers, keys = NUMBERS.output("numbers"), NUMBERS.output("keys")
+    for declared in (numbers, keys):  # of several batches with text, compressed; of one a partition, without
+        wanted, expected = [], []
+        for commit in commits:
+            whole, before = lent.table(commit, declared.name), 0
+            for number, batch in enumerate(commit.outputs[declared.name][0].batches):
+                for first, num in ((0, batch.rows), (1, 3), (batch.rows - 1, 1), (2, 0)):
+                    wanted.append((commit, number, first, num))
+                    expected.append(whole.slice(before + first, num))
+                before += batch.rows
+        assert len(wanted) >= 16 and list(lent.slices(declared, wanted)) == expected
+    batch = commits[0].outputs["keys"][0].batches[1]
+    rows = batch.rows
+    for wrong in ((1, 0, rows + 1), (1, -1, 2), (2, 0, 1)):
+        with pytest.raises(StoreError, match="kosmos verify"):
+            list(lent.slices(keys, [(commits[0], *wrong)]))
+    path = commits[0].outputs["keys"][0].path
+    ledger.store.put(path, ledger.store.get(path)[: batch.body + 20])
+    with pytest.raises(StoreError):
+        list(lent.slices(keys, [(commits[0], 1, 0, rows)]))
+
+
+def test_slices_run_on_over_files(memory: str, tmp_path: Path) -> None:
+    output = Output(name="rows", schema=pa.schema([pa.field("n", pa.uint16(), nullable=False)]), compression=None)
+    cut = dataclasses.replace(output, batch_rows=5, file_rows=10)
+    writer = OutputWriter(cut, tmp_path)
+    writer.add(pa.table([pa.array(range(23), pa.uint16())], schema=output.schema))
+    store, files = Store(memory), []
+    for number, file in enumerate(writer.finish()):
+        store.put_file(str(number), Path(file.path))
+        files.append(dataclasses.replace(file, path=str(number)))
+    assert len(files) == 3
+    for number, first, num in ((0, 0, 5), (1, 4, 1), (2, 0, 5), (3, 1, 2), (4, 0, 3)):
+        table = read_slice(store, cut, files, number, first, num)
+        assert table["n"].to_pylist() == list(range(number * 5 + first, number * 5 + first + num))
 
 
 def _keys(ledger: Ledger, unit: str) -> list[int]:

@@ -47,6 +47,7 @@ class Document:
     images: tuple[str, ...] = ()
     candidates: tuple[Candidate, ...] | None = ()  # None: select has no image of it
     alike: int = 1
+    recurring: tuple[int, ...] = ()  # items that its site repeats
 
     @property
     def doc(self) -> int:
@@ -121,7 +122,7 @@ class Block:
                     "scores": pa.Table.from_pylist(scores, schema.SCORES),
                 }
             )
-        pages, images, repeated, clusters = [], [], [], []
+        pages, images, repeated, clusters, recurring = [], [], [], [], []
         for d in sorted(self.documents, key=lambda d: d.doc):
             chosen = d.candidates is not None
             value = len(d.candidates or ())
@@ -133,11 +134,13 @@ class Block:
                 for candidate in d.candidates or ()
                 for docs in candidate.repeated
             ]
+            recurring += [{"doc": d.doc, "item": item, "docs": 3} for item in d.recurring]
             if d.alike > 1:
                 clusters.append({"doc": d.doc, "reason": 0, "keeper": d.doc, "cluster": d.doc - 1, "size": d.alike})
         if order:
             order.shuffle(images)
             order.shuffle(repeated)
+            order.shuffle(recurring)
         block = self.first // 256
         empty = {"fetch": [{"blob": b""} for _ in range(3)]}
         frozen: dict[tuple[str, int], list[Any]] = {("extract", 0): [*[{}] * self.first, *extracted]}
@@ -155,6 +158,7 @@ class Block:
                 ("select", "verdicts", 0): parts(pages, schema.SELECTIONS),
                 ("match", "images", 0): parts(images, schema.MATCHED.remove(0)),
                 ("repeats", "images", 0): parts(repeated, schema.REPEATED.remove(0)),
+                ("recurring", "items", 0): parts(recurring, schema.RECURRING.remove(0)),
                 ("decide", "verdicts", 0): parts(clusters, schema.DEDUPE_VERDICTS.remove(0)),
             },
             generation=SimpleNamespace(number=1, earlier=lambda name: (1, 2)),

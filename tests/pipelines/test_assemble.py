@@ -31,7 +31,7 @@ from tests.pipelines.blocks import Block, Candidate, Document, Row
 from tests.pipelines.test_match import UNIT, Answer, doc, matched
 
 REPEATED, HERE, SURPLUS = Reason.IMAGE_REPEATED, Reason.IMAGE_REPEATED_HERE, Reason.IMAGE_SURPLUS
-SINGLE, NONE_LEFT = Reason.SINGLE_IMAGE, Reason.NO_IMAGE_LEFT
+SINGLE, NONE_LEFT, MUTE = Reason.SINGLE_IMAGE, Reason.NO_IMAGE_LEFT, Reason.NO_TEXT_LEFT
 ALL = Coin(keep_single=1.0)
 NEVER = Coin(keep_single=0.0)
 
@@ -64,6 +64,9 @@ def fated(document: Document, config: shards.Config) -> tuple[list[tuple[int, fl
         return fates, (NONE_LEFT, 0)
     if len(survivors) == 1 and not stays([document.doc_id], config.coin)[0]:
         return [(SINGLE, 1) if fate[0] == 0 else fate for fate in fates], (SINGLE, 1)
+    if document.recurring and not curated(document, survivors)["num_words"]:
+        lost = len(document.recurring)
+        return [(MUTE, lost) if fate[0] == 0 else fate for fate in fates], (MUTE, lost)
     return fates, (0, len(survivors))
 
 
@@ -74,7 +77,9 @@ def curated(document: Document, survivors: Sequence[Candidate]) -> Row:
     stayed = {document.images[image] for image in places}
     went = {caption for image, caption in enumerate(document.images) if image not in places and caption}
     items = []
-    for item in extracted["items"]:
+    for number, item in enumerate(extracted["items"]):
+        if number in document.recurring:
+            continue
         if item["kind"] == "image":
             if item["image"] in places:
                 items.append({**item, "image": places[item["image"]]})
@@ -130,6 +135,8 @@ def check(block: Block, config: shards.Config, order: random.Random | None = Non
         if not reason:
             survivors = [c for c, fate in zip(candidates, own, strict=True) if not fate[0]]
             rows.append(curated(document, survivors))
+            if document.recurring:
+                expected["paragraph:removed"] += len(document.recurring)
     assert tables["verdicts"].to_pylist() == verdicts
     assert tables["fates"].to_pylist() == fates
     assert tables["curated"].to_pylist() == rows
@@ -221,6 +228,54 @@ def test_the_same_text_elsewhere_is_no_caption() -> None:
     assert texts == [[""], ["x", "x", ""]]
 
 
+def test_repeated_paragraphs_go_and_what_is_left_is_counted_anew() -> None:
+    items = ("All rights are reserved here.", 0, ("figcaption", "A dog"), "Of this page only.", ("h2", "Ours ours"))
+    page = Document(unit=0, row=0, items=items, images=("A dog",), candidates=(Candidate(image=0),), recurring=(0, 4))
+    tables = check(Block(documents=(page,)), shards.Config(coin=ALL))
+    (row,) = tables["curated"].to_pylist()
+    assert [item["text"] or item["image"] for item in row["items"]] == [0, "A dog", "Of this page only."]
+    assert row["num_words"] == 2 + 4
+    # the same items of another page stay
+    other = replace(page, row=1, recurring=())
+    rows = check(Block(documents=(page, other)), shards.Config(coin=ALL))["curated"].to_pylist()
+    assert [len(row["items"]) for row in rows] == [3, 5]
+
+
+def test_a_page_of_nothing_but_repeated_paragraphs_goes_with_its_images() -> None:
+    mute = one([Candidate(image=0, body=1), Candidate(image=1, reason=GONE)], recurring=(0, 2))
+    assert reasons(mute) == ([MUTE, GONE], MUTE)
+    # a sign is no text; a caption is, as long as its image stays
+    signs = replace(mute, items=("text", 0, "- !"), images=("",), candidates=(Candidate(image=0),), recurring=(0,))
+    assert reasons(signs) == ([MUTE], MUTE)
+    assert reasons(replace(signs, items=("text", 0, "- !", ("figcaption", "x")), images=("x",))) == ([0], 0)
+    # a page that never had text is no worse than before
+    assert reasons(replace(mute, items=(0, 1), recurring=())) == ([0, GONE], 0)
+    # whoever goes for its images goes for them
+    assert reasons(mute, shards.Config(coin=NEVER)) == ([SINGLE, GONE], SINGLE)
+
+
+def test_pages_around_one_without_text_keep_their_own_images() -> None:
+    pages = many().documents
+    pages = tuple(
+        replace(page, recurring=tuple(range(0, len(page.items), 2)) if page.row % 4 == 1 else ()) for page in pages
+    )
+    rows = check(Block(documents=pages), shards.Config(coin=ALL))["curated"]
+    assert rows.num_rows == sum(page.row % 4 != 1 for page in pages)
+
+
+def test_what_recurs_on_a_page_that_went_takes_nothing_from_the_next() -> None:
+    pages = [one([Candidate(image=0, body=row)], row=row, items=("a", 0, "b", "c")) for row in range(5)]
+    failed = (Candidate(image=0, reason=GONE),)
+    pages = [
+        replace(
+            page, candidates=failed if page.row % 2 else page.candidates, recurring=(0, 2) if page.row % 2 else (3,)
+        )
+        for page in pages
+    ]
+    texts = check(Block(documents=tuple(pages)), shards.Config(coin=ALL))["curated"].to_pylist()
+    assert [[item["text"] for item in row["items"]] for row in texts] == [["a", "", "b"]] * 3
+
+
 @st.composite
 def documents(draw: st.DrawFn, unit: int, row: int) -> Document:
     num = draw(st.integers(1, 8))
@@ -230,6 +285,9 @@ def documents(draw: st.DrawFn, unit: int, row: int) -> Document:
     items: list[Any] = draw(st.lists(st.one_of(texts, boxed), max_size=8))
     for image in range(num):
         items.insert(draw(st.integers(0, len(items))), image)
+    said = [place for place, item in enumerate(items) if not isinstance(item, int)]
+    recurring = draw(st.one_of(st.just(()), st.just(tuple(said)), st.tuples(*[st.booleans() for _ in said]).map(
+        lambda goes: tuple(place for place, going in zip(said, goes, strict=True) if going))))  # fmt: skip
     some = draw(st.one_of(st.none(), st.lists(st.integers(0, num - 1), min_size=1, max_size=num, unique=True)))
     candidates = some and tuple(
         Candidate(
@@ -249,6 +307,7 @@ def documents(draw: st.DrawFn, unit: int, row: int) -> Document:
         images=captions,
         candidates=candidates,
         alike=draw(st.integers(1, 2)),
+        recurring=recurring,
     )
 
 
@@ -334,6 +393,9 @@ def broken() -> Iterator[tuple[str, OfflineWork]]:
     fewer = one([Candidate(image=0)], images=(), items=())
     work.frozen["extract", 0][0]["documents"] = pa.Table.from_pylist([fewer.extracted()], schema.DOCUMENTS)
     yield "fewer images", work
+    for item in (1, 2):  # an image; the first item of the next page, if there were one
+        block = Block(documents=(one([Candidate(image=0)], recurring=(item,)), one([Candidate(image=0)], row=5)))
+        yield "other texts", block.work()
 
 
 @pytest.mark.parametrize(("message", "work"), list(broken()), ids=lambda value: value if isinstance(value, str) else "")

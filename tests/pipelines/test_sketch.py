@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from datasketch import MinHash
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.errors import ConfigError
 from pipelines import sketch as s
 from pipelines.normalise import normalise
 
@@ -29,11 +30,70 @@ GOLDEN = {
     PROSE: (0x82467FF57ED8AE87, 0x4969701206091695, "366bece4895fb0eb"),
     "漢字かなまじり文": (0x46FF8C2D2940D0CA, 0x8583ACBA308DA78A, "55201f9cfd38f05a"),
 }
+# The same for 14 bands of 8.
+GOLDEN_14X8 = {
+    "": (0x0000000000000000, 0x0000000000000000, "0000000000000000"),
+    "one": (0x64A78AD77A6EEEFD, 0x57E79CB17778DBB0, "6f474eceecf8f7e8"),
+    PROSE: (0x57593AC1346EB019, 0xFA0EE000C4900B42, "aa6bec2e89b0aaca"),
+    "漢字かなまじり文": (0x796B07E22D47D149, 0x920A457D01292421, "55205efdeaf04964"),
+}
+# How many 5-grams, and the hashes of the first.
+GOLDEN_SHINGLES = {
+    "": (0, []),
+    "one": (1, [0x35EAC223]),
+    PROSE: (38, [0x70407100, 0xF4DF2695, 0xE72F5C75]),
+    "漢字かなまじり文": (5, [0x128595F6, 0xB09A3F18, 0xFF89719D]),
+}
+MASK = (1 << 64) - 1
 
 
-def slots_of(*texts: str) -> s.Hashes:
+def slots_of(*texts: str, num_slots: int = s.SLOTS) -> s.Hashes:
     done = normalise(pa.array(texts, pa.large_string()))
-    return s.sketch(done.data, done.offsets)
+    return s.sketch(done.data, done.offsets, num_slots)
+
+
+def shingles_of(*texts: str) -> list[list[int]]:
+    done = normalise(pa.array(texts, pa.large_string()))
+    found, ends = s.shingles(done.data, done.offsets)
+    return [found[a:b].tolist() for a, b in itertools.pairwise(ends)]
+
+
+def mix(value: int) -> int:
+    value = (value ^ value >> 33) * 0xFF51AFD7ED558CCD & MASK
+    value = (value ^ value >> 33) * 0xC4CEB9FE1A85EC53 & MASK
+    return value ^ value >> 33
+
+
+def hashes(text: str) -> list[int]:
+    """The definition: a polynomial over letters makes a word, one over words a 5-gram."""
+    words = []
+    for word in text.split():
+        letters = 0
+        for byte in word.encode():
+            letters = (letters + byte) * 0x9E3779B97F4A7C15 & MASK
+        words.append(mix(letters))
+    found = []
+    for i in range(max(len(words) - 4, 1) if words else 0):
+        gram = 0
+        for value in words[i : i + 5]:
+            gram = (gram * 0xD6E8FEB86659FD93 + value) & MASK
+        found.append(mix(gram))
+    return found
+
+
+def reference(text: str, num: int) -> list[int]:
+    """The definition of a sketch, a slot at a time."""
+    if not (grams := hashes(text)):
+        return [0] * num
+    slots: list[int] = [MASK] * num
+    for turn in range(2 * num):
+        for gram in grams:
+            value = mix(gram ^ int(s.SEEDS[turn]))
+            slot = (value >> 32) * num >> 32 if turn < num else turn - num
+            slots[slot] = min(slots[slot], turn << 32 | value & 0xFFFFFFFF)
+        if MASK not in slots:
+            break
+    return slots
 
 
 def grams(text: str) -> set[tuple[str, ...]]:
@@ -63,11 +123,70 @@ def test_golden_vectors(text: str) -> None:
     keys = s.band_keys(slots)
     low = s.low_bytes(slots)
     assert (int(keys[0, 0]), int(keys[0, 17]), bytes(low[0, :8]).hex()) == GOLDEN[text]
+    slots = slots_of(text, num_slots=112)
+    keys, low = s.band_keys(slots, 14, 8), s.low_bytes(slots)
+    assert (int(keys[0, 0]), int(keys[0, 13]), bytes(low[0, :8]).hex()) == GOLDEN_14X8[text]
+    assert keys.shape == (1, 14)
+    assert slots.shape == low.shape == (1, 112)
+    found = shingles_of(text)[0]
+    assert (len(found), found[:3]) == GOLDEN_SHINGLES[text]
 
 
 def test_constants_are_the_frozen_ones() -> None:
     assert s.DIGEST[:16] == "47fa5e122d39dfa5"
+    assert s.digest(14, 8)[:16] == "82bd98e7871787bf"
     assert len(np.unique(s.SEEDS)) == 2 * s.SLOTS
+
+
+WORD = st.one_of(st.text("abc", min_size=1, max_size=3), st.text("xyé漢ไ", min_size=1, max_size=40))
+TEXTS = st.lists(st.lists(WORD, max_size=14).map(" ".join), max_size=4)
+
+
+@settings(deadline=None)  # the first example compiles
+@given(TEXTS, st.sampled_from([1, 5, 112, 126]))
+def test_slots_and_shingles_are_what_they_are_defined_to_be(texts: list[str], num: int) -> None:
+    done = normalise(pa.array(texts, pa.large_string()))
+    bodies = [bytes(done.data[a:b]).decode() for a, b in itertools.pairwise(done.offsets)]
+    slots, found, ends = s.sketch_and_shingles(done.data, done.offsets, num)
+    assert slots.tolist() == [reference(body, num) for body in bodies]
+    assert [found[a:b].tolist() for a, b in itertools.pairwise(ends)] == [
+        [gram >> 32 for gram in hashes(body)] for body in bodies
+    ]
+    assert found.dtype == np.uint32
+
+
+@pytest.mark.parametrize("shared", [0, 300, 400])
+def test_shingles_count_what_grams_count(shared: int) -> None:
+    for a, b in pairs(shared, 20, seed=4):
+        # each text three times over: repetitions are told, in the order of the text
+        left, right = shingles_of(" ".join([a] * 3), b)
+        assert left[:450] == left[454 : 454 + 450]
+        assert (len(left), len(right)) == (3 * 454 - 4, 450)
+        left, right = shingles_of(a, b)
+        assert len(set(left) & set(right)) / len(set(left) | set(right)) == jaccard(a, b)
+
+
+@pytest.mark.parametrize(("bands", "rows"), [(0, 7), (19, 1), (18, 8), (14, 10), (9, 0), (-1, 7), (1, 127)])
+def test_shapes_that_tables_cannot_hold_are_refused(bands: int, rows: int) -> None:
+    with pytest.raises(ConfigError, match=r"set it to 1-\d+"):
+        s.check_shape(bands, rows)
+
+
+@pytest.mark.parametrize(("bands", "rows"), [(18, 7), (14, 8), (9, 14), (1, 126), (18, 1)])
+def test_shapes_of_all_sizes_give_that_many_keys(bands: int, rows: int) -> None:
+    s.check_shape(bands, rows)
+    keys = s.band_keys(slots_of(PROSE, "one", num_slots=bands * rows), bands, rows)
+    assert keys.shape == (2, bands)
+    assert len(np.unique(keys)) == 2 * bands
+
+
+@pytest.mark.parametrize("text", ["", "...", "a", "b" * (1 << 20), "漢" * 300000, "?! \n" * 100000, "a " * 300000])
+def test_odd_texts_leave_the_next_alone(text: str) -> None:
+    together = slots_of(PROSE, text, PROSE)
+    assert np.array_equal(together[0], together[2])
+    found = shingles_of(PROSE, text, PROSE)
+    assert found[0] == found[2]
+    assert together[1].any() == bool(found[1])
 
 
 @pytest.mark.parametrize("shared", [0, 300, 360, 400, 430])

@@ -10,10 +10,11 @@ from threading import Thread
 
 import pytest
 
+from engine.crawls import LISTED
 from engine.errors import ConfigError
 from engine.ledger import Ledger
 from engine.work import read_rows
-from pipelines.snapshot import STAGE, Inputs, listing, units
+from pipelines.snapshot import STAGE, Inputs, listing, named, units
 
 CRAWL = "CC-TEST-2026-01"
 PATHS = [f"crawl-data/{CRAWL}/segments/1/warc/{CRAWL}-{n:05d}.warc.gz" for n in range(3)]
@@ -65,7 +66,10 @@ def test_globs_folders_and_lists_name_the_same_files(tmp_path: Path) -> None:
         (lambda root: Inputs(files=(f"{root}/crawl",)), "give --input a glob"),
         (lambda root: Inputs(files=(f"@{root}/none",)), "cannot be read"),
         (lambda root: Inputs(crawl="CC-TEST-2026-02", mirror=str(root)), f"it has {CRAWL}"),
+        (lambda root: Inputs(crawl="../crawl-data/EVIL", mirror=str(root)), f"it has .*{CRAWL}"),
         (lambda root: Inputs(crawl=CRAWL, mirror=f"{root}/none"), "is not a folder"),
+        (lambda root: Inputs(crawl="latest", mirror=f"{root}/none"), "is not a folder"),
+        (lambda root: Inputs(crawl="latest", mirror=f"{root}/crawl"), "offers no crawl"),
         (lambda root: Inputs(crawl=CRAWL, mirror="ftp://host/"), "scheme"),
         (lambda root: Inputs(crawl="BAD", mirror=str(root)), "is damaged"),
         (lambda root: Inputs(crawl="EVIL", mirror=str(root)), "no path of a WARC"),
@@ -110,3 +114,33 @@ def test_the_listing_is_committed_once_under_its_digest(tmp_path: Path) -> None:
     rows = read_rows(ledger.store, commit.outputs["warcs"]).to_pylist()
     assert [row["identity"] for row in rows] == PATHS
     assert [row["unit"] for row in rows] == [unit.id for unit in units(inputs, None)]
+
+
+def test_latest_is_recorded_under_the_name_that_it_stands_for(tmp_path: Path) -> None:
+    newer = "CC-TEST-2026-05"
+    web = mirror(mirror(tmp_path / "web", PATHS), [path.replace(CRAWL, newer) for path in PATHS], newer)
+    asked = Inputs(crawl="latest", mirror=str(web))
+    assert named(asked) == Inputs(crawl=newer, mirror=str(web)) == named(named(asked))
+    ledger = Ledger(str(tmp_path / "store"))
+    ledger.check(create=True)
+    found = units(asked, ledger)
+    assert found == units(named(asked), ledger) and {unit.inputs[2] for unit in found} == {newer}
+    (commit,) = ledger.commits(STAGE.key)
+    assert commit.inputs == ("crawl", newer, str(web))
+    with pytest.raises(ConfigError, match="offers no crawl"):
+        named(Inputs(crawl="latest", mirror=str(tmp_path / "store")))
+
+
+def test_a_listing_counts_the_files_of_each_crawl(tmp_path: Path) -> None:
+    web = mirror(tmp_path / "web", PATHS)
+    (tmp_path / "a.warc.gz").write_bytes(b"a WARC")
+    ledger = Ledger(str(tmp_path / "store"))
+    ledger.check(create=True)
+    both = Inputs(crawl=CRAWL, mirror=str(web), files=(str(tmp_path / "a.warc.gz"),))
+    units(both, ledger)
+    units(Inputs(crawl=CRAWL, mirror=str(web)), ledger)
+    counts = sorted((commit.inputs[0], commit.counts) for commit in ledger.commits(STAGE.key))
+    assert counts == [
+        ("crawl", {"warcs": 3, f"{LISTED}{CRAWL}": 3}),
+        ("files", {"warcs": 4, f"{LISTED}{CRAWL}": 3, LISTED: 1}),
+    ]

@@ -1,0 +1,79 @@
+"""Band rows as the commits of `bands` and of `index` hold them, and batches and fences small enough to meet many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from engine import schema
+from engine.spread import with_parts
+from engine.stage import Unit
+from pipelines import dedupe
+from pipelines.dedupe import index, radix, streams
+from tests import offline
+from tests.offline import OfflineCommit, OfflineWork, collect
+
+Row = tuple[int, int, int]  # key, doc, rank
+
+
+def shrink(patch: pytest.MonkeyPatch) -> None:
+    """Several record batches, pieces and fences for a few rows."""
+    patch.setattr(offline, "BATCH_ROWS", 5)
+    patch.setattr(streams, "PIECE_ROWS", 3)
+    patch.setattr(streams, "AT_ONCE_ROWS", 8)
+    patch.setattr(index, "FENCE_ROWS", 2)
+
+
+def rows(found: Sequence[Row]) -> radix.Rows:
+    """The rows as arrays."""
+    keys, docs, ranks = zip(*found, strict=True) if found else ((), (), ())
+    return radix.Rows(np.array(keys, np.uint64), np.array(docs, np.uint64), np.array(ranks, np.uint16))
+
+
+def band_commit(found: Sequence[Row], partitions: int, unit: str) -> OfflineCommit:
+    """A commit of `bands`."""
+    made = rows(sorted(found))
+    table = pa.table([made.keys, made.docs, made.ranks], schema=schema.INDEX_BANDS)
+    keys = with_parts(table, "key", partitions).cast(schema.BAND_KEYS)
+    keys = keys.sort_by([(name, "ascending") for name in ("part", "key", "doc")])
+    return OfflineCommit({"keys": keys}, unit=unit)
+
+
+def key_commit(found: Sequence[tuple[int, int, int, int]], partitions: int, unit: str) -> OfflineCommit:
+    """A commit of `spread`, of (key, check, doc, kind)."""
+    columns = list(zip(*found, strict=True)) if found else [()] * 4
+    arrays = [np.array(c, kind) for c, kind in zip(columns, (np.uint64,) * 3 + (np.uint8,), strict=True)]
+    keys = with_parts(pa.table(arrays, schema=schema.INDEX_KEYS), "key", partitions).cast(schema.SPREAD_KEYS)
+    keys = keys.sort_by([(name, "ascending") for name in ("part", "key", "check", "doc", "kind")])
+    return OfflineCommit({"keys": keys}, unit=unit)
+
+
+def decided(removed: Sequence[int] = (), stand_ins: Sequence[tuple[int, int]] = ()) -> OfflineCommit:
+    """A commit of `decide`: pages that go, and (page, the kept one whose text it has)."""
+    verdicts = [dict.fromkeys(schema.DEDUPE_VERDICTS.names, 0) | {"doc": doc, "reason": 7} for doc in sorted(removed)]
+    names = schema.STAND_INS.names
+    found = [dict(zip(names, pair, strict=True)) for pair in sorted(stand_ins)]
+    tables = {
+        "verdicts": pa.Table.from_pylist(verdicts, schema=schema.DEDUPE_VERDICTS),
+        "stand_ins": pa.Table.from_pylist(found, schema=schema.STAND_INS),
+    }
+    return OfflineCommit(tables)
+
+
+def run_of(found: Sequence[Row], part: int, partitions: int) -> OfflineCommit:
+    """The run of a partition that `index` writes of these rows in a first generation, when all are kept."""
+    unit = Unit(id=f"{'0' * 12}-{part:06d}", inputs=(str(part),), generation=1)
+    frozen = {
+        ("bands", 0): [band_commit(found, partitions, "b")],
+        ("spread", 0): [key_commit([], partitions, "s")],
+        ("decide", 0): [decided()],
+    }
+    generation = SimpleNamespace(number=1, earlier=lambda name: ())
+    work = OfflineWork(unit=unit, scratch=Path(), frozen=frozen, generation=generation)
+    config = dedupe.Config(partitions=partitions)
+    return OfflineCommit(collect(index.process, config, work, index.OUTPUTS), dict(work.counts), unit.id)
