@@ -96,6 +96,15 @@ def reports(found: Sequence[StageReport], recipe: str, store: str, as_json: bool
         return
     console = _console()
     store = shlex.quote(store)  # it stands in commands to paste
+    if not found:
+        console.print(
+            f"Nothing was to be done: it is done, or waits for stages before it; `kosmos status {recipe} --store "
+            f"{store}` shows which",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        return
     table = _table("stage", "generation", "units", "found", "committed", "shared", "failed", "rows", "seconds")
     for report in found:
         table.add_row(
@@ -184,11 +193,16 @@ def _generations(found: Status, console: Console) -> None:
             f"{sum(generation.known.values()):,}",
             f"{sum(generation.removed.values()):,}",
             Text(", ".join(crawl or LOCAL for crawl in generation.crawls)),
-            ", ".join(generation.published),
+            _stages(generation.published),
         )
     for column in table.columns[-2:]:
         column.justify = "left"
     console.print(table)
+
+
+def _stages(names: Sequence[str]) -> str:
+    """The names, which are in order; of many the ends."""
+    return ", ".join(names) if len(names) < 4 else f"{names[0]} to {names[-1]}, {len(names)} stages"
 
 
 def _files(crawl: CrawlStatus) -> str:
@@ -288,12 +302,13 @@ def findings(found: Sequence[Any], as_json: bool) -> None:
         return
     console = _console()
     where = ""
+    width = max(8, *(len(finding.stage) for finding in found))
     for finding in found:
         if finding.where != where:
             where = finding.where
             console.print(Text(where, style="bold"), soft_wrap=True)
         console.print(
-            Text(f"  {finding.stage:<8} {finding.outcome}{': ' if finding.detail else ''}{finding.detail}"),
+            Text(f"  {finding.stage:<{width}} {finding.outcome}{': ' if finding.detail else ''}{finding.detail}"),
             soft_wrap=True,
         )
 

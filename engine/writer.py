@@ -7,19 +7,21 @@ rows; the bytes are the same whether it spilled or not.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.ipc as ipc
 
-from engine.arrow import File, FileWriter, conform, located, sort, take
+from engine.arrow import File, FileWriter, conform, located, sort
 from engine.schema import OFFSETS as OFFSETS_SCHEMA
 from engine.stage import OFFSETS, Output
 
-SPILL_BYTES = 256 << 20
+SPILL_BYTES = 32 << 20
+CHUNKS = 64  # of a run: a merge of 64 runs, 4 GB, holds as many bytes as one run has
 
 
 class OutputWriter:
@@ -112,26 +114,22 @@ class OutputWriter:
     def _spill(self) -> None:
         path = self._folder / f"{self.output.name}.run{len(self._runs)}"
         run = sort(pa.concat_tables(self._held), self._keys)
+        # a merge holds a chunk of each run: small in bytes, for rows with images are large
+        step = max(1, min(1 << 16, self._spill_bytes // CHUNKS * run.num_rows // max(1, run.nbytes)))
         with ipc.new_file(str(path), self.output.schema) as writer:
-            writer.write_table(run, max_chunksize=1 << 16)
+            writer.write_table(run, max_chunksize=step)
         self._runs.append(path)
         self._hold(self.output.schema.empty_table())
 
     def _sorted(self) -> Iterator[pa.Table]:
         if not self._runs:
-            yield sort(pa.concat_tables(self._held) if self._held else self.output.schema.empty_table(), self._keys)
+            rows = sort(pa.concat_tables(self._held) if self._held else self.output.schema.empty_table(), self._keys)
+            self._hold(self.output.schema.empty_table())  # or they stand in memory twice while they are written
+            yield rows
             return
         if self._held:
             self._spill()
-        readers = [ipc.open_file(pa.memory_map(str(path))) for path in self._runs]
-        mapped = [reader.get_batch(number) for reader in readers for number in range(reader.num_record_batches)]
-        whole = pa.Table.from_batches(mapped)
-        # keys in memory, payload from the mapped runs a piece at a time; stable, so the runs' order breaks ties
-        order = pc.sort_indices(whole.select(self._keys), sort_keys=[(key, "ascending") for key in self._keys])
-        # rows with images are large, and what is taken stands in memory
-        step = max(1, min(1 << 16, self._spill_bytes // 4 * whole.num_rows // max(1, whole.nbytes)))
-        for start in range(0, len(order), step):
-            yield take(mapped, order.slice(start, step).to_numpy().astype(np.int64))
+        yield from _merged([_Run(path, self._keys) for path in self._runs], self._keys)
 
     def _finish_sorted(self) -> None:
         pieces = self._sorted()
@@ -163,6 +161,48 @@ class OutputWriter:
                 held.append(piece.slice(start, end - start).drop_columns([column]))
         if held:
             self._emit(pa.concat_tables(held), current)
+
+
+class _Run:
+    """Sorted rows on the scratch disk, a chunk or two in memory."""
+
+    def __init__(self, path: Path, keys: tuple[str, ...]) -> None:
+        self._reader = ipc.open_file(pa.OSFile(str(path)))  # what is mapped would count as the worker's memory
+        self._keys = keys
+        self._next = 0
+        self._rows = self._reader.schema.empty_table()
+        self._chunk = 0
+
+    def fill(self) -> bool:
+        """Hold a chunk at least, if there is one; whether there are rows after what is held."""
+        while self._next < self._reader.num_record_batches and self._rows.num_rows <= self._chunk // 2:
+            batch = self._reader.get_batch(self._next)
+            self._rows = pa.concat_tables([self._rows, pa.Table.from_batches([batch])])
+            self._chunk = max(self._chunk, batch.num_rows)
+            self._next += 1
+        return bool(self._next < self._reader.num_record_batches)
+
+    def key(self, row: int) -> tuple[Any, ...]:
+        """What a held row is sorted by."""
+        return tuple(self._rows[name][row].as_py() for name in self._keys)
+
+    def until(self, bound: tuple[Any, ...] | None, equal: bool) -> pa.Table:
+        """Give the held rows before the bound, with those of its key or without; all if there is none."""
+        num = self._rows.num_rows
+        if bound is not None:
+            num = (bisect_right if equal else bisect_left)(range(num), bound, key=self.key)
+        rows, self._rows = self._rows.slice(0, num), self._rows.slice(num)
+        return rows
+
+
+def _merged(runs: Sequence[_Run], keys: tuple[str, ...]) -> Iterator[pa.Table]:
+    """The rows of all runs in order; of equal keys an earlier run's come first."""
+    behind = True
+    while behind:
+        lasts = [(run.key(-1), number) for number, run in enumerate(runs) if run.fill()]
+        behind = bool(lasts)
+        bound, owner = min(lasts) if lasts else (None, 0)  # of rows after this one some are not read yet
+        yield sort(pa.concat_tables([run.until(bound, number <= owner) for number, run in enumerate(runs)]), keys)
 
 
 def offsets_output(output: Output) -> Output:

@@ -12,20 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow.compute as pc
 
 from engine import schema
-from engine.chain import Chain
 from engine.errors import ConfigError
 from engine.ledger import QUARANTINE, Commit, Ledger
 from engine.lookup import find
 from engine.recipe import Recipe
 from engine.work import read_rows
-from pipelines import explain_images, extract, jaccard, judge
-from pipelines.dedupe import GENERATION_SHIFT, ORDINAL_SHIFT
+from pipelines import explain_dedupe, explain_images, extract, judge
 from pipelines.finding import Finding
 from pipelines.reasons import Reason
-from pipelines.sign import page_texts
 from pipelines.urls import canonical, url_hash
 
 DOC_ID = re.compile(r"[0-9a-f]{32}")
+READS = 16  # WARC files looked into at once
 UNIT_ID = re.compile(r"[0-9a-f]{24}|[0-9a-f]{12}-[0-9]{6}")
 
 
@@ -58,7 +56,7 @@ def _page(recipe: Recipe, ledger: Ledger, address: str) -> Iterator[Finding]:
     def look(commit: Commit) -> tuple[Commit, list[dict[str, int]]]:
         return commit, find(ledger.store, schema.VERDICTS, commit.outputs["verdicts"], "url_hash", wanted)
 
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(READS) as pool:
         for commit, rows in pool.map(look, ledger.commits(extract.key)):
             # a capture is three records with one address: only the response has a story
             stories = [row for row in rows if row["reason"] != Reason.NOT_RESPONSE]
@@ -99,68 +97,36 @@ def _judged(recipe: Recipe, ledger: Ledger, commit: Commit, where: str, row: int
         yield Finding(where=where, stage="judge", outcome=reason.word, detail=detail)
         return
     yield Finding(where=where, stage="judge", outcome="kept")
+    leaking = next((step.stage for step in recipe.maps if step.stage.name == "decontaminate"), None)
+    if leaking is not None:
+        if not ledger.is_committed(leaking.key, commit.unit):
+            detail = f"kosmos run {recipe.name} goes on"
+            yield Finding(where=where, stage=leaking.name, outcome="not yet", detail=detail)
+            return
+        found = explain_dedupe.contaminated(leaking, ledger, commit, where, row)
+        yield found
+        if found.outcome != Reason.KEPT.word:
+            return
     yield from _deduped(recipe, ledger, commit, where, row)
 
 
 def _deduped(recipe: Recipe, ledger: Ledger, commit: Commit, where: str, row: int) -> Iterator[Finding]:
-    chain = Chain(recipe, ledger)
-    head, decide = chain.head, recipe.stage("decide")
-    for number in chain.standing():
-        generation = ledger.generation(head.key, number)
-        units = [] if generation is None else [c.unit for c in ledger.manifest(generation.manifests["sign"][1])]
-        if commit.unit not in units:
-            continue
-        doc = number << int(GENERATION_SHIFT) | units.index(commit.unit) << int(ORDINAL_SHIFT) | row
-        decided = ledger.generation(decide.key, number)
-        unit = decided.unit_id(0) if decided is not None else ""
-        if not unit or not ledger.is_committed(decide.key, unit):
-            break
-        verdicts = read_rows(ledger.store, ledger.commit(decide.key, unit).outputs["verdicts"])
-        mine = verdicts.filter(pc.equal(verdicts["doc"], doc)).to_pylist()
-        reason = Reason(mine[0]["reason"]) if mine else Reason.KEPT
-        if reason == Reason.KEPT:
-            twins = f", best of {mine[0]['size']} alike" if mine else ""
-            yield Finding(where=where, stage="dedupe", outcome="kept", detail=f"generation {number}{twins}")
-            yield from explain_images.document(recipe, ledger, commit, where, doc)
-        else:
-            detail = f"generation {number}, {_likeness(recipe, ledger, doc, mine[0]['keeper'])}"
-            yield Finding(where=where, stage="dedupe", outcome=reason.word, detail=detail)
-        return
-    yield Finding(where=where, stage="dedupe", outcome="not yet", detail=f"kosmos run {recipe.name} goes on")
-
-
-def _likeness(recipe: Recipe, ledger: Ledger, doc: int, keeper: int) -> str:
-    """Which page stays for this one, and how alike they are: counted on their texts, whatever the sketches said."""
-    kept = _paged(recipe, ledger, keeper)
-    own = _paged(recipe, ledger, doc)
-    if kept is None or own is None:
-        return f"kept: document {keeper:#x}"
-    (url, crawl, text), (_, _, mine) = kept, own
-    alike = jaccard.of_texts(mine, text)
-    return f"kept: {url} ({crawl or 'local file'}, generation {keeper >> 48}), similarity {alike:.4f}"
-
-
-def _paged(recipe: Recipe, ledger: Ledger, doc: int) -> tuple[str, str, str] | None:
-    """(address, crawl, text as it was signed) of a page by its number; None if it is nowhere."""
-    number, ordinal, row = doc >> 48, doc >> 24 & 0xFFFFFF, doc & 0xFFFFFF
-    generation = ledger.generation(Chain(recipe, ledger).head.key, number)
-    if generation is None:
-        return None
-    commit = ledger.manifest(generation.manifests["extract"][1])[ordinal]
-    for output in ("documents", "texts"):
-        pages = read_rows(ledger.store, commit.outputs[output], ("row", "url", "crawl", "items"))
-        mine = pages.filter(pc.equal(pages["row"], row))
-        if mine.num_rows:
-            texts, _ = page_texts(mine["items"].combine_chunks())
-            return mine["url"][0].as_py(), mine["crawl"][0].as_py(), texts[0].as_py()
-    return None
+    doc = explain_dedupe.number(recipe, ledger, commit.unit, row)
+    found = explain_dedupe.deduped(recipe, ledger, where, doc) if doc else None
+    yield found or Finding(where=where, stage="dedupe", outcome="not yet", detail=f"kosmos run {recipe.name} goes on")
+    if found and found.outcome == Reason.KEPT.word:
+        yield from explain_images.document(recipe, ledger, commit, where, doc)
 
 
 def _document(recipe: Recipe, ledger: Ledger, doc_id: bytes) -> Iterator[Finding]:
-    for commit in ledger.commits(recipe.stage("extract").key):
+    def look(commit: Commit) -> tuple[Commit, list[int]]:
         scores = read_rows(ledger.store, commit.outputs["scores"], ("doc_id", "offset"))
-        for page in scores.filter(pc.equal(scores["doc_id"], doc_id)).to_pylist():
-            yield from _record(recipe, ledger, commit, page["offset"], Reason.KEPT, 0.0)
+        return commit, scores.filter(pc.equal(scores["doc_id"], doc_id))["offset"].to_pylist()
+
+    with ThreadPoolExecutor(READS) as pool:
+        for commit, offsets in pool.map(look, ledger.commits(recipe.stage("extract").key)):
+            for offset in offsets:
+                yield from _record(recipe, ledger, commit, offset, Reason.KEPT, 0.0)
 
 
 def _unit(recipe: Recipe, ledger: Ledger, unit: str) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ address."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -51,7 +52,12 @@ def document(recipe: Recipe, ledger: Ledger, extracted: Commit, where: str, doc:
     for fate in fates:
         yield _image(where, assemble, fate, urls)
     reason = Reason(ended[0]["reason"])
-    place = _place(ledger, assemble, number, block, doc) if reason == Reason.KEPT else _value(ended[0]["value"])
+    if reason == Reason.KEPT:
+        place = _place(ledger, assemble, number, block, doc) + _cut(recipe, ledger, number, block, doc)
+    elif reason == Reason.NO_TEXT_LEFT:
+        place = f"all of it were paragraphs that its site repeats, {ended[0]['value']:.0f}"
+    else:
+        place = _value(ended[0]["value"])
     yield Finding(where=where, stage="assemble", outcome=reason.word, detail=place)
     if reason == Reason.KEPT:
         shown = [urls[fate["image"]] for fate in fates if fate["reason"] == Reason.KEPT]
@@ -135,6 +141,26 @@ def _place(ledger: Ledger, assemble: Stage, number: int, block: int, doc: int) -
             return f"row {row} of {file.path}"
         row -= file.rows
     return ""
+
+
+def _cut(recipe: Recipe, ledger: Ledger, number: int, block: int, doc: int) -> str:
+    """How many paragraphs of a document went, from all partitions of the paragraphs."""
+    stage = recipe.stage("recurring")
+    generation = ledger.generation(recipe.stage("assemble").key, number)
+    if generation is None:
+        return ""
+    output = stage.output("items")
+
+    def count(commit: Commit) -> int:
+        batches = read_parts(ledger.store, stored_schema(output), commit.outputs[output.name], block)
+        items = pa.Table.from_batches(batches, stored_schema(output))
+        return int(pc.sum(pc.equal(items["doc"], pa.scalar(doc, schema.DOC.type))).as_py() or 0)
+
+    units = [commit.unit for commit in ledger.manifest(generation.manifests[stage.name][1])]
+    with ThreadPoolExecutor(16) as pool:
+        gone = sum(pool.map(count, ledger.commits(stage.key, units)))
+    which = "1 paragraph that its site repeats" if gone == 1 else f"{gone} paragraphs that its site repeats"
+    return f"; {which} went" if gone else ""
 
 
 def _value(value: float) -> str:

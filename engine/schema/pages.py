@@ -160,7 +160,8 @@ KEYED = (
     field("doc", pa.uint64(), "the page"),
     field("kind", pa.uint8(), "0 address, 1 exact text"),
 )
-SPREAD_KEYS = schema(field("part", pa.uint16(), "partition"), *KEYED)
+RANK = field("rank", pa.uint32(), "priority in 32 bits, smaller is better; pipelines.dedupe.rank")
+SPREAD_KEYS = schema(field("part", pa.uint16(), "partition"), *KEYED, RANK)
 PRIORITIES = schema(
     field("doc", pa.uint64(), "every page of the block"),
     field("quality", pa.uint16(), "as in signatures"),
@@ -168,18 +169,25 @@ PRIORITIES = schema(
     field("doc_id", ID16, "breaks ties"),
 )
 # All pages of one address or one text: of every class of two pages or more with one of this generation.
-CLASSES = schema(*KEYED)
+CLASSES = schema(
+    *KEYED, field("stands", pa.bool_(), "whether its bands are compared, for all of this generation's text")
+)
 # Pages whose text another page has too: the other one stands for both from here on.
 TWINS = schema(
     field("block", pa.uint16(), "partition: ordinal of the page's unit over 256"),
-    field("doc", pa.uint64(), "a page of this generation: not the smallest of its text, or its text is kept already"),
+    field(
+        "doc",
+        pa.uint64(),
+        "a page of this generation whose text a better one stands for, or a kept one of before",
+    ),
 )
-BAND = (
-    field("key", pa.uint64(), "band key; its top bits are the partition"),
-    field("doc", pa.uint64(), "the page that stands for its text"),
-    field("rank", pa.uint16(), "quality and length, coarse: smaller goes first where a bucket has too many pages"),
+BAND_KEY = field("key", pa.uint64(), "band key; its top bits are the partition")
+BAND_KEYS = schema(
+    field("part", pa.uint16(), "partition"),
+    BAND_KEY,
+    field("page", pa.uint32(), "low 32 bits of the doc that stands for its text: its unit tells the high ones"),
+    RANK,
 )
-BAND_KEYS = schema(field("part", pa.uint16(), "partition"), *BAND)
 PAIRS = schema(
     field("block", pa.uint16(), "partition: block of b"),
     field("a", pa.uint64(), "smaller doc, of any generation"),
@@ -210,12 +218,14 @@ STAND_INS = schema(
     field("kept", pa.uint64(), "the kept page of the same text, whose bands these are too"),
 )
 INDEX_KEYS = schema(*KEYED)
-INDEX_BANDS = schema(*BAND)
+INDEX_BANDS = schema(BAND_KEY, field("doc", pa.uint64(), "the kept page of that text"), RANK)
 # One row a run of bands: what says without reading the run where a key could be.
 INDEX_FILTERS = schema(
-    field("fences", large_list(pa.uint64()), "first key of each record batch of the run"),
+    field("fences", large_list(pa.uint64()), "key of every 4,096th row of the run, from the first one on"),
     field("bloom", pa.large_binary(), "Bloom filter of its keys; pipelines.dedupe.bloom"),
 )
+# A row a generation that a run holds, the newest first: a frozen commit has rows and no counts.
+INDEX_GENERATIONS = schema(field("generation", pa.uint16(), "a generation whose kept pages it holds"))
 
 # repeated paragraphs ----------------------------------------------------------------------------------------------
 PARAGRAPHS = schema(

@@ -50,8 +50,8 @@ class Config:
     one. components: on, of all pages that are connected one stays (of what was published, all), which removes pages
     that no kept page is like. partitions: of the key space, a power of two: one unit each of exact, group and index.
     max_pairs_bucket: all pages of a bucket up to this size are compared with each other; in a larger one all with its
-    first `leaders` in order of rank, which is counted as overflow: only there the verdict may depend on what came when.
-    num_slots: of the sketches, sign's bands x rows.
+    first `leaders` of before and of this generation by priority, which is counted as overflow: only there a verdict may
+    depend on what came when. num_slots: of the sketches, sign's bands x rows.
     """
 
     threshold: float = 0.8

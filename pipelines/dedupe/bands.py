@@ -1,6 +1,8 @@
 """Band keys of the pages that stand for their text, by partition: what is looked at for near duplicates.
 
-A page without text has no band. 18 bands a page are the largest table of the chain: 18 bytes a row before compression.
+A page without text has no band. 18 bands a page are the largest table of the chain, 288 bytes a page: a file holds the
+rows of one block, so 32 bits tell its pages. It is not compressed, for then a range of rows is a range of bytes, and
+half of it are hashes.
 """
 
 from __future__ import annotations
@@ -13,17 +15,22 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from engine import schema
+from engine.errors import StoreError
 from engine.spread import with_parts
 from engine.stage import Output, Unit, Work
 from pipelines import dedupe
-from pipelines.dedupe import BLOCK, Config, block_parts, column, one, pack, within
+from pipelines.dedupe import BLOCK, MAX_ORDINAL, Config, Docs, block_parts, column, one, pack, within
+from pipelines.dedupe.rank import ranks
+from pipelines.dedupe.spread import halves
+from pipelines.dedupe.streams import Streams
 
 if TYPE_CHECKING:
     from engine.ledger import Commit
 
 VERSION = dedupe.VERSION
-COLUMNS = ("row", "words", "quality", "bands")
-OUTPUTS = (Output(name="keys", schema=schema.BAND_KEYS, partition_by="part", sort_by=("key", "doc")),)
+COLUMNS = ("row", "doc_id", "words", "quality", "bands")
+KEYS = Output(name="keys", schema=schema.BAND_KEYS, partition_by="part", sort_by=("key", "page"), compression=None)
+OUTPUTS = (KEYS,)
 
 
 def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[str, ...]]:
@@ -41,20 +48,27 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
         bands = one(signatures["bands"]).flatten().to_numpy().reshape(-1, schema.BANDS)
         present = (bands != 0) & ~within(docs, twins)[:, None]
         each = present.sum(axis=1)
-        ranks = rank(signatures["quality"].to_numpy(), signatures["words"].to_numpy())
-        rows = pa.table([bands[present], np.repeat(docs, each), np.repeat(ranks, each)], schema=schema.INDEX_BANDS)
-        yield "keys", with_parts(rows, "key", config.partitions).cast(schema.BAND_KEYS)
+        ids = halves(signatures["doc_id"], ">u8")[:, 0]
+        ranked = ranks(signatures["quality"].to_numpy(), signatures["words"].to_numpy(), ids)
+        columns = [bands[present], np.repeat(pages(docs), each), np.repeat(ranked, each)]
+        table = pa.table(columns, names=["key", "page", "rank"])
+        yield "keys", with_parts(table, "key", config.partitions).cast(schema.BAND_KEYS)
 
 
-def rank(quality: npt.NDArray[np.uint16], words: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint16]:
-    """Priority in 16 bits, smaller is better: 255 - quality, then 255 - the eighths of an octave of words; 0 over 255.
+def pages(docs: Docs) -> npt.NDArray[np.uint32]:
+    """What tells a page from the others of its block: the low 8 bits of its unit's ordinal, and its row."""
+    return docs.astype(np.uint32)
 
-    Of two pages the one that goes first by (-quality, -words) never has the larger rank.
-    """
-    # the exponent and the top 3 bits of a double's mantissa: a logarithm that every machine rounds alike
-    octaves = ((words.astype(np.float64) + 1).view(np.uint64) >> np.uint64(49)) - np.uint64(1023 << 3)
-    best = np.uint16(255)
-    short = best - np.minimum(octaves, np.uint64(255)).astype(np.uint16)
-    short[quality > best] = 0
-    ranks: npt.NDArray[np.uint16] = (best - np.minimum(quality, best)) << np.uint16(8) | short
-    return ranks
+
+def rows(work: Work, part: int, least: int) -> Streams:
+    """This generation's rows of a partition as INDEX_BANDS; StoreError if a commit is of no block."""
+    commits = work.commits("bands")
+    return Streams(work, KEYS, commits, part, least, [_first(work.generation.number, commit) for commit in commits])
+
+
+def _first(generation: int, commit: Commit) -> int:
+    """The doc of page 0 of a commit: of a frozen one the unit's id is all that tells its block."""
+    number = commit.unit.rpartition("-")[2]
+    if not number.isdecimal() or int(number) >= MAX_ORDINAL // BLOCK:
+        raise StoreError(f"{commit.unit} of bands is no unit of a block; run `kosmos verify`")
+    return generation << 48 | int(number) * BLOCK << 24

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.dedupe import Docs
+from pipelines.dedupe.rank import Ranks
 from pipelines.kernel import compiled
 
 PAIRS = 1 << 20  # pairs made at once, 16 MB and as much again to sort them
@@ -28,13 +29,15 @@ def small(docs: Docs, starts: Places, sizes: Places, first: np.uint64) -> Iterat
         done = stop
 
 
-def followers(docs: Docs, ranks: npt.NDArray[np.uint16], leaders: int, first: np.uint64) -> Iterator[tuple[Docs, Docs]]:
+def followers(docs: Docs, ranks: Ranks, leaders: int, first: np.uint64) -> Iterator[tuple[Docs, Docs]]:
     """The pairs of one bucket, whose docs ascend, with one of its leaders in them: (a, b), a < b, b >= `first`.
 
-    Old pages lead before new ones, then the smaller rank, then the smaller doc.
+    So many lead of the old pages, which all stay, and so many of the new ones: the smaller rank, then the smaller doc.
     """
-    order = np.lexsort((docs, ranks, docs >= first))
-    led, rest = np.sort(docs[order[:leaders]]), np.sort(docs[order[leaders:]])
+    order = np.lexsort((docs, ranks))
+    old = docs[order] < first
+    leads = np.where(old, np.cumsum(old), np.cumsum(~old)) <= leaders
+    led, rest = np.sort(docs[order[leads]]), np.sort(docs[order[~leads]])
     one, other = np.triu_indices(len(led), 1)
     a, b = led[one], led[other]
     step = max(1, PAIRS // len(led))

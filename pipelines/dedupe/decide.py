@@ -97,15 +97,11 @@ def by_priority(docs: Docs, work: Work) -> tuple[Nodes, int]:
 
 def _stand_ins(links: Links, removed: npt.NDArray[np.bool_]) -> pa.Table:
     """Of each text of several pages whose bands are those of a page that goes: that page, and the one that stays."""
-    shared = np.flatnonzero(links.text >= 0).astype(np.int32)
-    # the smallest page of a text has its bands; of what is written twice the last one stands
-    smallest = np.full(links.num_texts, -1, np.int32)
-    smallest[links.text[shared[::-1]]] = shared[::-1]
     kept = np.full(links.num_texts, -1, np.int32)
-    stays = shared[~removed[shared]]
+    stays = np.flatnonzero((links.text >= 0) & ~removed).astype(np.int32)
     kept[links.text[stays]] = stays
-    other = (kept >= 0) & (smallest != kept)
-    doc, stay = links.docs[smallest[other]], links.docs[kept[other]]
+    other = (kept >= 0) & (links.stands >= 0) & (links.stands != kept)
+    doc, stay = links.docs[links.stands[other]], links.docs[kept[other]]
     order = np.argsort(doc)
     return pa.table([doc[order], stay[order]], schema=schema.STAND_INS)
 

@@ -4,7 +4,7 @@ A bucket is all rows of one key. Up to 64 pages are paired all with all; of more
 lead, up to 64 of them, and all are paired with the leaders: a million pages of one template cost 64 million pairs and
 not 10^12. This is counted as overflow, for a page that only another follower is like is then not compared with it.
 
-Memory is the new rows of a pass, in two copies of 18 bytes a row, whatever the partition holds: keys come in order from
+Memory is the new rows of a pass, in two copies of 20 bytes a row, whatever the partition holds: keys come in order from
 every file, so a pass takes a range of them, and old runs are joined piece by piece as they pass by.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 VERSION = dedupe.VERSION
 OUTPUTS = (Output(name="pairs", schema=schema.PAIRS, partition_by="block", sort_by=("b", "a")),)
 CARRIES = (("index", index.OUTPUTS),)
-PASS_ROWS = 2 << 20  # new rows of a pass, 75 MB
+PASS_ROWS = 1 << 20  # new rows of a pass, 42 MB
 BLOOM_SHARE = 50  # a run of more rows than this times the new ones is asked by its filter
 
 
@@ -42,9 +42,8 @@ def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[
 def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
     """Pair one partition of this generation's rows with each other and with the kept pages' of earlier generations."""
     part = int(unit.inputs[0])
-    declared = next(output for output in bands.OUTPUTS if output.name == "keys")
     low = least(part, config.partitions)
-    news = Streams(work, declared, work.commits("bands"), part, low)
+    news = bands.rows(work, part, low)
     if not news.rows:
         return
     olds = [_old(work, run, news.rows, low) for run in runs.live(work, part)]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 VERSION = dedupe.VERSION
 # In order as they are yielded, and without compression, so that a range of rows is a range of bytes: zstd would save a
-# quarter of the 18 bytes of a band row, for a tenth of the speed of reading. A batch is large because a frozen commit
+# quarter of the 20 bytes of a band row, for a tenth of the speed of reading. A batch is large because a frozen commit
 # lists all of its batches, and a worker has the commits of all partitions of all live runs in memory.
 EXACT = Output(name="exact", schema=schema.INDEX_KEYS, batch_rows=1 << 20, compression=None)
 BANDS = Output(name="bands", schema=schema.INDEX_BANDS, batch_rows=1 << 20, compression=None)
@@ -37,7 +37,7 @@ OUTPUTS = (
     EXACT,
     BANDS,
     Output(name="filters", schema=schema.INDEX_FILTERS, batch_rows=1, compression=None),
-    Output(name="generations", schema=runs.GENERATIONS),
+    Output(name="generations", schema=schema.INDEX_GENERATIONS),
 )
 CARRIES = (("index", OUTPUTS),)
 PASS_ROWS = 1 << 20  # rows of a pass, old and new
@@ -107,7 +107,7 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     part = int(unit.inputs[0])
     low = least(part, config.partitions)
     new_keys = Streams(work, _output(spread.OUTPUTS), work.commits("spread"), part, low)
-    new_bands = Streams(work, _output(bands.OUTPUTS), work.commits("bands"), part, low)
+    new_bands = bands.rows(work, part, low)
     live = runs.live(work, part)
     own = new_keys.rows + new_bands.rows  # of removed pages too: known before they are read
     taken = live[: runs.merged([run.rows("exact") + run.rows("bands") for run in live], own)]
@@ -117,7 +117,7 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     earlier = list(reversed(work.generation.earlier("index")))
     held = [work.generation.number, *earlier[: sum(run.rows("generations") for run in taken)]]
     work.count(f"covers{SIDE}generations", len(held))
-    yield "generations", pa.table([np.array(held, np.uint16)], schema=runs.GENERATIONS)
+    yield "generations", pa.table([np.array(held, np.uint16)], schema=schema.INDEX_GENERATIONS)
 
 
 class _Fates:

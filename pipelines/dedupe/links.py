@@ -27,8 +27,9 @@ class Links:
     """Pages by their places in `docs`; texts and addresses by numbers of their own.
 
     address: of each page, -1 where no other page has it. text: of each page, -1 where no other page has it and none
-    is near it. The neighbours of text i are neighbours[starts[i] : starts[i + 1]], each pair from both sides,
-    `similarity` beside them. left, right: the pages of each near pair.
+    is near it. stands: of each text the page of this generation whose bands were compared for others too, or -1. The
+    neighbours of text i are neighbours[starts[i] : starts[i + 1]], each pair from both sides, `similarity` beside them.
+    left, right: the pages of each near pair.
     """
 
     docs: Docs  # ascending
@@ -36,6 +37,7 @@ class Links:
     num_addresses: int
     text: Nodes
     num_texts: int
+    stands: Nodes
     left: Nodes
     right: Nodes
     starts: Starts
@@ -61,6 +63,9 @@ def connect(classes: list[pa.Table], edges: list[pa.Table]) -> Links:
     num_alone = int(alone.sum())
     text[alone] = np.arange(num_texts, num_texts + num_alone, dtype=np.int32)
     num_texts += num_alone
+    stands = np.full(num_texts, -1, np.int32)
+    standing = places(docs, _all([table.filter(table["stands"]) for table in classes], "doc"))
+    stands[text[standing]] = standing
     similarity = np.concatenate([np.zeros(0, np.float32), *(table["similarity"].to_numpy() for table in edges)])
     starts = np.zeros(num_texts + 1, np.int64)
     _count(text, left, right, starts)
@@ -76,6 +81,7 @@ def connect(classes: list[pa.Table], edges: list[pa.Table]) -> Links:
         num_addresses=num_addresses,
         text=text,
         num_texts=num_texts,
+        stands=stands,
         left=left,
         right=right,
         starts=starts,

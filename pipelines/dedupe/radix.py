@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.dedupe import Docs, column
+from pipelines.dedupe.rank import Ranks
 from pipelines.kernel import compiled
 
-Ranks = npt.NDArray[np.uint16]
 Places = npt.NDArray[np.int64]
 
 ROWS = 8  # a bucket, on average
@@ -49,7 +49,7 @@ def joined(pieces: list[Rows]) -> Rows:
     return Rows(
         np.concatenate([np.zeros(0, np.uint64), *(piece.keys for piece in pieces)]),
         np.concatenate([np.zeros(0, np.uint64), *(piece.docs for piece in pieces)]),
-        np.concatenate([np.zeros(0, np.uint16), *(piece.ranks for piece in pieces)]),
+        np.concatenate([np.zeros(0, np.uint32), *(piece.ranks for piece in pieces)]),
     )
 
 
@@ -67,7 +67,7 @@ def ordered(pieces: list[Rows]) -> Rows:
         _count(piece.keys, np.uint64(low), shift, starts)
     np.cumsum(starts, out=starts)
     places = starts[:-1].copy()
-    out = Rows(np.empty(num, np.uint64), np.empty(num, np.uint64), np.empty(num, np.uint16))
+    out = Rows(np.empty(num, np.uint64), np.empty(num, np.uint64), np.empty(num, np.uint32))
     pieces.reverse()
     while pieces:
         piece = pieces.pop()

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from engine import schema
 from engine.errors import StoreError
 
 if TYPE_CHECKING:
@@ -19,8 +16,6 @@ if TYPE_CHECKING:
     from engine.stage import Work
 
 LIVE = 8  # runs that a reader meets at most
-# One row a generation that the run holds, the newest first.
-GENERATIONS = schema.schema(schema.field("generation", pa.uint16(), "a generation whose kept pages it holds"))
 
 
 def live(work: Work, part: int) -> list[Commit]:

@@ -17,6 +17,7 @@ from engine.spread import with_parts
 from engine.stage import Output, Unit, Work
 from pipelines import dedupe
 from pipelines.dedupe import TEXT, URL, Config, Docs, block_parts, one, pack
+from pipelines.dedupe.rank import Ranks, ranks
 
 if TYPE_CHECKING:
     from engine.ledger import Commit
@@ -48,13 +49,15 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
         docs = pack(work.generation.number, ordinal, signatures["row"].to_numpy())
         priorities: list[Any] = [docs, signatures["quality"], signatures["words"], signatures["doc_id"]]
         yield "priorities", pa.table(priorities, schema=schema.PRIORITIES)
-        keys = with_parts(keyed(signatures, docs), "key", config.partitions)
+        ids = halves(signatures["doc_id"], ">u8")[:, 0]
+        rank = ranks(signatures["quality"].to_numpy(), signatures["words"].to_numpy(), ids)
+        keys = with_parts(keyed(signatures, docs, rank), "key", config.partitions)
         yield "keys", keys.cast(schema.SPREAD_KEYS)
 
 
-def keyed(signatures: pa.Table, docs: Docs) -> pa.Table:
-    """All rows of INDEX_KEYS of the signatures, in no particular order."""
-    keys, checks, owners, kinds = [], [], [], []
+def keyed(signatures: pa.Table, docs: Docs, ranked: Ranks) -> pa.Table:
+    """All rows of SPREAD_KEYS of the signatures without their part, in no particular order."""
+    keys, checks, owners, kinds, rows = [], [], [], [], []
     for kind, name in ((URL, "url_key"), (TEXT, "text_key")):
         values = halves(signatures[name], "<u8")
         present = values.any(axis=1)
@@ -62,8 +65,9 @@ def keyed(signatures: pa.Table, docs: Docs) -> pa.Table:
         checks.append(values[present, 1])
         owners.append(docs[present])
         kinds.append(np.full(len(keys[-1]), kind, np.uint8))
-    columns = [np.concatenate(pieces) for pieces in (keys, checks, owners, kinds)]
-    return pa.table(columns, schema=schema.INDEX_KEYS)
+        rows.append(ranked[present])
+    columns = [np.concatenate(pieces) for pieces in (keys, checks, owners, kinds, rows)]
+    return pa.table(columns, names=schema.SPREAD_KEYS.names[1:])
 
 
 def halves(column: pa.ChunkedArray, order: str) -> npt.NDArray[np.uint64]:

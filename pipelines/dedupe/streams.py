@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from engine import schema
 from engine.errors import StoreError
 from engine.stage import Output
 from pipelines.dedupe import column
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from engine.ledger import Commit
     from engine.stage import Work
 
-PIECE_ROWS = 1 << 17  # read by one request: 2.4 MB of band rows
+PIECE_ROWS = 1 << 17  # read by one request: 2.6 MB of rows of the index
 AT_ONCE_ROWS = 1 << 20  # under way at once
 Wanted = tuple["Commit", int, int, int]  # commit, record batch, first row, number of rows
 
@@ -41,6 +42,7 @@ class Stream:
         self.next = 0  # the row that is to be read next
         self.last = 0  # the last key read
         self.held: pa.Table | None = None
+        self.first_doc: int | None = None
 
     def cut(self, first: int, num: int) -> list[Wanted]:
         """What to ask for to get rows first..first+num, by batches and by pieces."""
@@ -66,12 +68,23 @@ class Stream:
 class Streams:
     """The streams of many commits that are read together."""
 
-    def __init__(self, work: Work, declared: Output, commits: Sequence[Commit], part: int = -1, least: int = 0) -> None:
-        """part: of a partitioned output. least: no key is smaller."""
+    def __init__(
+        self,
+        work: Work,
+        declared: Output,
+        commits: Sequence[Commit],
+        part: int = -1,
+        least: int = 0,
+        first_docs: Sequence[int] = (),
+    ) -> None:
+        """part: of a partitioned output. least: no key is smaller. first_docs: the doc of page 0 of each commit, of an
+        output that has "page" and gets "doc" in its place."""
         self._work, self._declared = work, declared
         self._streams = [Stream(commit, declared, part) for commit in commits]
         for stream in self._streams:
             stream.last = least
+        for stream, doc in zip(self._streams, first_docs, strict=bool(first_docs)):
+            stream.first_doc = doc
 
     @property
     def rows(self) -> int:
@@ -109,6 +122,8 @@ class Streams:
             if not ascending(keys, stream.last):
                 raise self._fault(stream)
             stream.last = int(keys[-1])
+            if stream.first_doc is not None:
+                table = with_docs(table, stream.first_doc)
             yield from self._split(stream, table, bound)
 
     def _split(self, stream: Stream, table: pa.Table, bound: int) -> Iterator[pa.Table]:
@@ -132,6 +147,13 @@ def read(work: Work, declared: Output, wanted: Sequence[Wanted]) -> Iterator[pa.
             end += 1
         yield from work.slices(declared, wanted[start:end])
         start = end
+
+
+def with_docs(table: pa.Table, first: int) -> pa.Table:
+    """The rows with the docs of their pages in place of them; `first` is the doc of page 0."""
+    docs = table["page"].to_numpy() | np.uint64(first)
+    place = table.schema.get_field_index("page")
+    return table.set_column(place, schema.INDEX_BANDS.field("doc"), pa.array(docs))
 
 
 def least(part: int, partitions: int) -> int:

@@ -67,7 +67,6 @@ def look(a: Docs, b: Docs, signed: Signed, config: Config, work: Work) -> tuple[
     near = ~alike & (similarity >= config.threshold - config.margin)
     similarity[near] = count(left[near], right[near], signed, sketches)
     linked = alike | (near & (similarity >= config.threshold))
-    work.count(f"pairs{SIDE}looked_at", len(a))
     work.count(f"pairs{SIDE}alike_estimated", int(alike.sum()))
     work.count(f"pairs{SIDE}apart_estimated", int((~alike & ~near).sum()))
     work.count(f"pairs{SIDE}alike_counted", int((linked & near).sum()))

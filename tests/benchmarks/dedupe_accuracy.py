@@ -192,9 +192,15 @@ def show_margins(pairs: list[Pair], units: Signed) -> None:
         print(shown)
 
 
+def num_met(counts: Mapping[str, int]) -> int:
+    """Pairs that verify looked at."""
+    return sum(num for name, num in counts.items() if name.startswith("pairs:"))
+
+
 def counted_share(counts: dict[str, int]) -> float:
     """The share of pairs whose 5-grams were counted."""
-    return sum(num for name, num in counts.items() if name.endswith("_counted")) / max(counts["pairs:looked_at"], 1)
+    counted = sum(num for name, num in counts.items() if name.endswith("_counted"))
+    return counted / max(num_met(counts), 1)
 
 
 # real pages -------------------------------------------------------------------------------------------------------
@@ -281,7 +287,7 @@ def show_links(chain: Chain, alike: Marks) -> None:
         right = truth[tuple(places(dedupe.column(edges, name)) for name in ("a", "b"))].sum()
         counts = dict(chain.counts["verify"])
         print(
-            f"    margin {margin}: {counts['pairs:looked_at']:,} pairs met, {counted_share(counts):.3f} counted; of "
+            f"    margin {margin}: {num_met(counts):,} pairs met, {counted_share(counts):.3f} counted; of "
             f"{len(edges):,} links {right / max(len(edges), 1):.4f} right; of {truth.sum():,} alike "
             f"{right / max(truth.sum(), 1):.4f} linked"
         )

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine import schema
-from engine.arrow import Batch, File
+from engine.arrow import Batch, File, stored_schema
 from engine.ledger import Commit
 from engine.stage import Output, Unit
 from engine.writer import OutputWriter
@@ -61,7 +61,7 @@ class Made:
         self.seconds = 0.0  # that the making of rows took
         self._low, self._width = (1 << 64) // partitions * part, (1 << 64) // partitions
         rows = new // BLOCKS
-        self._bands = [self._commit("keys", f"b{i:03d}", rows, rows, part) for i in range(BLOCKS)]
+        self._bands = [self._commit("keys", f"{'0' * 12}-{i:06d}", rows, rows, part) for i in range(BLOCKS)]
         self._runs = {n: self._commit("bands", self.unit.id, old, 1 << 20, -1, f"run{n}") for n in (1, 2)}
 
     def _commit(self, output: str, unit: str, rows: int, batch: int, part: int, attempt: str = "") -> Commit:
@@ -91,9 +91,12 @@ class Made:
             common = own % np.uint64(10) == 0
             places = np.where(common, mixed(rows), own) % step
             keys = np.uint64(self._low) + rows * step + places
-            generation = np.uint64(3 if declared.name == "keys" else 1)
-            docs = (generation << np.uint64(48)) | (np.uint64(which) << np.uint64(24)) | (own >> np.uint64(40))
-            table = pa.table([keys, docs, np.zeros(num, np.uint16)], schema=schema.INDEX_BANDS)
+            pages, ranks = own >> np.uint64(40), np.zeros(num, np.uint32)
+            if declared.name == "keys":
+                table = pa.table([keys, pages.astype(np.uint32), ranks], schema=stored_schema(declared))
+            else:
+                docs = np.uint64(1 << 48 | which << 24) | pages
+                table = pa.table([keys, docs, ranks], schema=schema.INDEX_BANDS)
             self.seconds += time.process_time() - started
             yield table
 
@@ -134,7 +137,7 @@ def kernels() -> Table:
     pieces = []
     for _ in range(BLOCKS):
         keys, docs = (rng.integers(7 << 56, 8 << 56, num // BLOCKS, dtype=np.uint64) for _ in range(2))
-        pieces.append(radix.Rows(np.sort(keys), docs, docs.astype(np.uint16)))
+        pieces.append(radix.Rows(np.sort(keys), docs, docs.astype(np.uint32)))
     whole = radix.joined(pieces)
     old = radix.ordered(list(pieces)).keys
     words = bloom.empty(num)

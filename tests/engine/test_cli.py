@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from engine import cli
+from engine import cli, show
 from engine.chain import Chain
 from engine.cli import main
 from engine.config import override
@@ -21,6 +23,7 @@ from engine.progress import Quiet
 from engine.recipe import Recipe
 from engine.stage import SIDE
 from engine.window import Options, run
+from engine.work import read_rows
 from pipelines import snapshot
 from pipelines.kosmos import interleaved, obelics, small
 from pipelines.smallweb import CRAWLS, Truth
@@ -239,6 +242,40 @@ def test_why_and_verify_and_gc(web: tuple[Path, Truth], store: Path, capsys: pyt
     assert json.loads(capsys.readouterr().out)["files"] == 0
 
 
+def test_why_tells_what_the_site_of_a_page_repeats(
+    small_web: SmallWeb, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here headings that two pages of a site have: another setting, for which no image is asked for again."""
+    ledger = Ledger(shutil.copytree(store, tmp_path / "store").as_uri())
+    settings = ("paragraphs.min_pages=2", "paragraphs.keepers=0", "paragraphs.min_words=1")
+    recipe = small_web.recipe(*settings)
+    asked = small_web.server.requests
+    options = Options(settings=("--small", *small_web.settings, *settings))
+    run(recipe, ledger, [], InlinePool(ledger.store.url), Quiet(), options)
+    assert small_web.server.requests == asked
+    found = []
+    for commit in ledger.commits(recipe.stage("assemble").key):
+        urls = read_rows(ledger.store, commit.outputs["curated"], ("url",))["url"].to_pylist()
+        removed = commit.counts["paragraph:removed"]
+        for url in urls:
+            assert main(["why", url, "--store", ledger.store.url]) == 0
+            found += re.findall(
+                r"assemble kept: row \d+ of \S+; (\d+) paragraphs? that its site", capsys.readouterr().out
+            )
+    assert found and sum(map(int, found)) == removed
+
+
+def test_a_run_that_finds_nothing_to_do_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    show.reports([], "interleaved", "a store", as_json=False)
+    assert "waits for stages before it; `kosmos status interleaved --store 'a store'`" in capsys.readouterr().out
+
+
+def test_many_stages_are_told_by_their_ends() -> None:
+    assert show._stages(()) == ""
+    assert show._stages(("spread", "exact", "bands")) == "spread, exact, bands"
+    assert show._stages(("spread", "exact", "bands", "group")) == "spread to group, 4 stages"
+
+
 def test_commands_that_look_take_the_settings_of_the_last_run(
     small_web: SmallWeb, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,6 +330,12 @@ def test_show_prints_what_is_hashed(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "--set", "judge.min_wrods=1"], "did you mean min_words?"),
         (["run", "--set", "judge.min_words=many"], "it is a number"),
         (["run", "--set", "dedupe.partitions=3"], "power of two"),
+        (["run", "--set", "dedupe.margin=2"], "dedupe.margin is 2.0; set it to 0-1"),
+        (["run", "--set", "sign.bands=30"], "sign.bands is 30; set it to 1-18"),
+        (["run", "--set", "sign.bands=14"], "sign.bands x sign.rows is 98 and dedupe.num_slots is 126; set both"),
+        (["run", "--set", "paragraphs.min_pages=1"], "set it to 2 or more, or to 0 for none"),
+        (["run", "--set", "decontaminate.sets={web}/none.jsonl"], "{web}/none.jsonl cannot be read (No such file"),
+        (["status", "--set", "decontaminate.sets={web}/a.txt"], "a.txt is neither .jsonl nor .tsv"),
         (["run", "--set", "fetch.partitions=16"], "select.cut.partitions is 256 and fetch.partitions is 16"),
         (["run", "--set", "fetch.egress=everywhere"], "set it to public or loopback_only"),
         (

@@ -158,6 +158,19 @@ def test_large_partitions_cross_the_pieces_of_a_spilled_sort(tmp_path: Path) -> 
     assert [batch.part for batch in spilled[0].batches] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("columns", [("part",), ("part", "key"), ("key", "part")])
+def test_equal_rows_keep_their_order_through_a_merge_of_many_runs(tmp_path: Path, columns: tuple[str, ...]) -> None:
+    small = schema(field("part", pa.uint16(), ""), field("key", pa.uint64(), ""), field("row", pa.uint32(), ""))
+    output = Output(name="o", schema=small, sort_by=columns, compression=None)
+    random = np.random.default_rng(5)
+    parts, keys = np.sort(random.integers(0, 3, 40_000)).astype(np.uint16), random.integers(0, 50, 40_000)
+    rows = pa.table([parts, keys, np.arange(40_000)], schema=small)
+    pieces = [rows.slice(i, 999) for i in range(0, 40_000, 999)]
+    (file,) = written(output, pieces, tmp_path, 50_000)  # a dozen runs, chunks of 50 rows
+    order = np.lexsort([rows[name].to_numpy() for name in reversed(columns)])
+    assert read([file])["row"].to_pylist() == order.tolist()
+
+
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_no_rows_are_one_empty_file(tmp_path: Path, name: str) -> None:
     (file,) = written(OUTPUTS[name], [], tmp_path)

@@ -64,7 +64,7 @@ def doc(generation: int, row: int) -> int:
     return int(dedupe.pack(generation, row // 4, np.array([row % 4], np.uint32))[0])
 
 
-def classes(pages: Iterable[Page]) -> list[dict[str, int]]:
+def classes(pages: Iterable[Page]) -> list[dict[str, Any]]:
     """Rows of CLASSES, in order."""
     groups: dict[tuple[int, int], list[Page]] = {}
     for page in pages:
@@ -73,7 +73,16 @@ def classes(pages: Iterable[Page]) -> list[dict[str, int]]:
                 groups.setdefault((kind, value), []).append(page)
     rows = [
         # two keys in three share their first half
-        {"kind": kind, "key": value // 3, "check": value, "doc": page.doc}
+        {
+            "kind": kind,
+            "key": value // 3,
+            "check": value,
+            "doc": page.doc,
+            # any page of a new text may be the one that stands for it
+            "stands": kind == dedupe.TEXT
+            and page is min(members, key=lambda page: page.doc)
+            and page.generation == CURRENT,
+        }
         for (kind, value), members in groups.items()
         if len(members) > 1 and max(page.generation for page in members) == CURRENT
         for page in members

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine import schema
 from engine.errors import StoreError
 from engine.stage import Unit
 from pipelines import dedupe
@@ -55,7 +56,7 @@ class Series:
     ) -> OfflineCommit:
         """Write the run of a generation whose rows came in these blocks."""
         self.frozen |= {
-            ("bands", 0): [band_commit(rows, 2, f"b{i}") for i, rows in enumerate(bands)],
+            ("bands", 0): [band_commit(rows, 2) for rows in bands],
             ("spread", 0): [key_commit(rows, 2, f"s{i}") for i, rows in enumerate(keys)],
             ("decide", 0): [decided(removed, stand_ins)],
         }
@@ -116,7 +117,7 @@ def test_few_runs_hold_all_kept_pages_of_20_generations(sizes: list[int], monkey
 )
 def test_a_run_is_the_same_bytes_whatever_order_rows_come_in(order: list[int], cuts: list[int], passes: int) -> None:
     rng = np.random.default_rng(1)
-    made = [[(int(key), 1 << 48 | doc, 3) for doc in range(9)] for key in rng.integers(0, 1 << 62, 6)]
+    made = [[(int(key), 2 << 48 | doc, 3) for doc in range(9)] for key in rng.integers(0, 1 << 62, 6)]
     keys = [[(key, 1 << 40 | n, doc, n % 2) for n, (key, doc, _) in enumerate(group)] for group in made]
 
     def written(order: Sequence[int], cuts: Sequence[int]) -> OfflineCommit:
@@ -125,8 +126,8 @@ def test_a_run_is_the_same_bytes_whatever_order_rows_come_in(order: list[int], c
         bands = [[row for n in group for row in made[n]] for group in groups]
         found = [[row for n in group for row in keys[n]] for group in groups]
         series = Series()
-        series.publish([[(5, 3, 1)]])
-        return series.publish(bands, found, removed=[1 << 48 | 4], stand_ins=[(1 << 48 | 4, 1 << 48 | 99)])
+        series.publish([[(5, 1 << 48 | 3, 1)]])
+        return series.publish(bands, found, removed=[2 << 48 | 4], stand_ins=[(2 << 48 | 4, 2 << 48 | 99)])
 
     plain = written(range(6), [])
     with pytest.MonkeyPatch.context() as patch:
@@ -171,8 +172,10 @@ def test_a_page_is_gone_if_and_only_if_decide_removed_it(
 
 def test_rows_at_the_last_key_are_kept() -> None:
     top = (1 << 64) - 1
-    commit = Series(part=1).publish([[(top, 7, 1), (1 << 63, 8, 1)]], [[(top, top, 7, 0)]])
-    assert tuples(commit["bands"]) == [(1 << 63, 8, 1), (top, 7, 1)] and tuples(commit["exact"]) == [(top, top, 7, 0)]
+    one, two = 1 << 48 | 7, 1 << 48 | 8
+    commit = Series(part=1).publish([[(top, one, 1), (1 << 63, two, 1)]], [[(top, top, one, 0)]])
+    assert tuples(commit["bands"]) == [(1 << 63, two, 1), (top, one, 1)]
+    assert tuples(commit["exact"]) == [(top, top, one, 0)]
 
 
 def test_which_runs_are_merged_follows_from_their_rows() -> None:
@@ -189,7 +192,7 @@ def test_which_runs_are_merged_follows_from_their_rows() -> None:
 
 def test_live_runs_are_those_that_nobody_took_in() -> None:
     def run(part: int, held: int) -> OfflineCommit:
-        table = pa.table([np.zeros(held, np.uint16)], schema=runs.GENERATIONS)
+        table = pa.table([np.zeros(held, np.uint16)], schema=schema.INDEX_GENERATIONS)
         return OfflineCommit({"generations": table}, unit=f"{'b' * 12}-{part:06d}")
 
     series = Series()
