@@ -159,6 +159,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from engine import show
     from engine.drive import drive
+    from engine.status import passed_over
     from engine.window import Options
 
     recipe = _recipe(arguments)
@@ -171,6 +172,8 @@ def _run(arguments: argparse.Namespace) -> int:
     inputs = _inputs(arguments)
     _units(arguments, recipe, inputs, None)  # a wrong input is told before the store is touched
     ledger.check(create=True)
+    if others := passed_over(recipe, ledger):
+        show.passed_over(others, recipe.name, arguments.store, arguments.json)
     options = Options(
         only=arguments.only,
         retry_failed=arguments.retry_failed,

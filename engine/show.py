@@ -226,6 +226,19 @@ def newest(crawl: str, as_json: bool) -> None:
     print(text, flush=True)
 
 
+def passed_over(keys: Sequence[str], recipe: str, store: str, as_json: bool) -> None:
+    """That a run starts anew in a store of other settings: keys of the generations that it does not see."""
+    if as_json:
+        print(json.dumps({"event": "passed_over", "keys": list(keys)}), flush=True)
+        return
+    print(
+        "Generations start anew: nothing is compared with what this store kept under other settings or another version "
+        f"({', '.join(keys)}); `kosmos status {recipe} --store {shlex.quote(store)} --show` prints the settings of its "
+        "last run.",
+        flush=True,
+    )
+
+
 def crawls(found: Sequence[Any], as_json: bool) -> None:
     """Crawls that a mirror offers or a store holds (`pipelines.offers.Crawl`)."""
     if as_json:

@@ -124,6 +124,18 @@ def status(recipe: Recipe, ledger: Ledger) -> Status:
     )
 
 
+def passed_over(recipe: Recipe, ledger: Ledger) -> tuple[str, ...]:
+    """Keys of the head of the chain under which this store has generations, if it has none under the recipe's own:
+    what they kept is not compared with."""
+    if not recipe.chain or not ledger.check(create=False):
+        return ()
+    head = recipe.chain[0].stage
+    if ledger.generations(head.key):
+        return ()
+    keys = [key for key in ledger.store.folders() if key.rpartition("-")[0] == head.name]
+    return tuple(key for key in keys if ledger.generations(key))
+
+
 def _stage(ledger: Ledger, stage: Stage, standing: set[int], see: Callable[[Stage, Commit], None]) -> StageStatus:
     """Add up a stage's commits of the generations that stand, showing each to `see`."""
     rows: dict[str, int] = {output.name: 0 for output in stage.outputs}

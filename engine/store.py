@@ -40,6 +40,7 @@ RETRY: Any = {
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=15), "base": 2},
 }
 PIECE_BYTES = 32 << 20
+GAP_BYTES = 1 << 20  # cheaper to read than another request
 MAX_DOWNLOAD_BYTES = 16 << 30  # Common Crawl's WARC files are 1 GB
 _GONE = (FileNotFoundError, NotADirectoryError)
 _FAULTS = (BaseError, OSError)
@@ -208,14 +209,14 @@ class Store:
         except _FAULTS as error:
             raise self._fault("read", path, error) from None
 
-    def get_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Several (start, length) ranges of one object, neighbours merged into one request by the client."""
+    def get_ranges(self, path: str, ranges: Sequence[tuple[int, int]], gap: int = GAP_BYTES) -> list[bytes]:
+        """Several (start, length) ranges of one object; those no more than `gap` bytes apart are one request."""
         wanted = [(start, length) for start, length in ranges if length]  # the client refuses empty ones
         if not wanted:
             return [b""] * len(ranges)
         try:
             starts, lengths = [r[0] for r in wanted], [r[1] for r in wanted]
-            parts = iter(obstore.get_ranges(self._store, path, starts=starts, lengths=lengths))
+            parts = iter(obstore.get_ranges(self._store, path, starts=starts, lengths=lengths, coalesce=gap))
             return [bytes(next(parts)) if length else b"" for _, length in ranges]
         except _GONE:
             raise Missing(f"{path} is not in {self.url}; run `kosmos verify` to see what else is gone") from None

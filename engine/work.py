@@ -330,6 +330,8 @@ def read_cells(
 ) -> npt.NDArray[np.uint8]:
     """(number of rows, width) bytes of a fixed-width column at ascending rows; StoreError if they are not there."""
     width = schema.field(column).type.bit_width // 8
+    if len(rows) and (rows[0] < 0 or (np.diff(rows) < 0).any()):
+        raise StoreError(f"rows of {column} are asked for in no order; run `kosmos verify`")
     found = np.empty((len(rows), width), np.uint8)
     before = done = 0
     for file in files:
@@ -345,7 +347,8 @@ def read_cells(
                     ranges.append(column_range(schema, batch, column, first, last + 1 - first))
                     targets.append((done + start, own[start:end] - first))
             before, done = before + batch.rows, stop
-        for (at, places), body in zip(targets, store.get_ranges(file.path, ranges), strict=True):
+        bodies = store.get_ranges(file.path, ranges, NEAR_BYTES)
+        for (at, places), body in zip(targets, bodies, strict=True):
             if len(body) % width or len(body) < width * (int(places[-1]) + 1):
                 raise StoreError(f"{file.path} is shorter than its commit says; run `kosmos verify`")
             found[at : at + len(places)] = np.frombuffer(body, np.uint8).reshape(-1, width)[places]

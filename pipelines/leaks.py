@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipelines.decontaminate import Known, known
 from pipelines.overlaps import distinct
 
 STAGE = "decontaminate"
+READS = 16  # units looked into at once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,15 +56,18 @@ def leaks(recipe: Recipe, ledger: Ledger) -> list[Leak]:
     bad = np.zeros(len(most), np.bool_)
     pages, removed = (np.zeros(len(items.names), np.int64) for _ in range(2))
     columns = ("row", "set", "item", "covered", "reason")
-    for commit in ledger.commits(stage.key):
-        table = read_rows(ledger.store, commit.outputs["contaminated"], columns)
-        row, number, line, covered, reason = (table[name].to_numpy() for name in columns)
-        gone = reason > 0
-        place = places(items, number, line)
-        np.maximum.at(most, place, covered)
-        bad[place[gone]] = True
-        pages += _pages(row, number, len(pages))
-        removed += _pages(row[gone], number[gone], len(pages))
+    with ThreadPoolExecutor(READS) as pool:
+        tables = pool.map(
+            lambda commit: read_rows(ledger.store, commit.outputs["contaminated"], columns), ledger.commits(stage.key)
+        )
+        for table in tables:
+            row, number, line, covered, reason = (table[name].to_numpy() for name in columns)
+            gone = reason > 0
+            place = places(items, number, line)
+            np.maximum.at(most, place, covered)
+            bad[place[gone]] = True
+            pages += _pages(row, number, len(pages))
+            removed += _pages(row[gone], number[gone], len(pages))
     return [_leak(items, number, most, bad, int(pages[number]), int(removed[number])) for number in range(len(pages))]
 
 

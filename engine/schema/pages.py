@@ -212,6 +212,8 @@ DEDUPE_VERDICTS = schema(
         "to the keeper: 1 for the same text, as in edges for a near duplicate, -1 for the same address and for kept",
     ),
 )
+# What the index leaves out, apart from why: each of its units reads all of it.
+GONE = schema(field("doc", pa.uint64(), "a page of this generation that is not kept"))
 # Where the page that stood for a text in the bands is not the one of that text that was kept.
 STAND_INS = schema(
     field("doc", pa.uint64(), "the page whose bands were compared"),

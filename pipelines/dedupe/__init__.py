@@ -1,9 +1,10 @@
 """Deduplication: exact, then near and verified, greedy by priority, incremental.
 
 A page goes if and only if a page of higher priority that is kept has its address, its text, or a text at a Jaccard
-similarity of 5-grams of `threshold` or more. Priority is (earlier generation, higher quality, more words, smaller
-doc_id), so what is published is never judged again, and generations that come one by one give the verdicts of a single
-run with the same priorities, however rows were partitioned or ordered.
+similarity of 5-grams of `threshold` or more, as far as their sketches meet (at .8 with probability .985). Priority is
+(earlier generation, higher quality, more words, smaller doc_id), so what is published is never judged again, and
+generations that come one by one give the verdicts of a single run with the same priorities, however rows were
+partitioned or ordered.
 
     spread  a block of signed units   -> rows by address and by text; the priority of every page
     exact   a partition of them       -> classes of pages with one address or one text; who stands for its text

@@ -27,7 +27,7 @@ def chunks(tables: Iterable[pa.Table], scratch: Path) -> Iterator[tuple[Docs, Do
     held: list[Run] = []
     runs: list[Run] = []
     num = 0
-    for table in tables:
+    for table in (whole.slice(start, HELD) for whole in tables for start in range(0, whole.num_rows, HELD)):
         held.append(np.stack([column(table, "b"), column(table, "a")]))
         num += held[-1].shape[1]
         if num > HELD:

@@ -28,6 +28,7 @@ VERSION = dedupe.VERSION
 OUTPUTS = (
     # order by doc is order by block: whoever works on a block reads its own verdicts only
     Output(name="verdicts", schema=schema.DEDUPE_VERDICTS, partition_by="block", sort_by=("doc",)),
+    Output(name="gone", schema=schema.GONE, sort_by=("doc",), batch_rows=1 << 20),
     Output(name="stand_ins", schema=schema.STAND_INS, sort_by=("doc",), batch_rows=1 << 16),
 )
 # the priorities of earlier pages say which of two kept neighbours is the keeper
@@ -63,6 +64,7 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
         columns: list[npt.NDArray[Any]] = [blocks(docs), docs, reasons[own], links.docs[keeper[own]]]
         columns += [links.docs[named], sizes[named], similarity[own]]
         yield "verdicts", pa.table(columns, schema=schema.DEDUPE_VERDICTS)
+        yield "gone", pa.table([docs[removed[own]]], schema=schema.GONE)
 
 
 def by_priority(docs: Docs, work: Work) -> tuple[Nodes, int]:

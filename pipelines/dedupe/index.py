@@ -130,11 +130,11 @@ class _Fates:
         self._number = np.uint64(work.generation.number)
         self._bits: dict[int, npt.NDArray[np.uint8]] = {}  # by ordinal of the unit, a bit a row
         stand_ins = [schema.STAND_INS.empty_table()]
-        declared = _output(decide.OUTPUTS, "verdicts")
+        declared = _output(decide.OUTPUTS, "gone")
         for commit in work.commits("decide"):
-            batches = [batch for file in commit.outputs["verdicts"] for batch in file.batches]
+            batches = [batch for file in commit.outputs["gone"] for batch in file.batches]
             for table in read(work, declared, [(commit, n, 0, batch.rows) for n, batch in enumerate(batches)]):
-                self._remove(column(table, "doc")[table["reason"].to_numpy() != 0])
+                self._remove(column(table, "doc"))
             stand_ins.append(work.table(commit, "stand_ins"))
         self._doc, self._kept = (column(pa.concat_tables(stand_ins), name) for name in ("doc", "kept"))
         num_units = max(self._bits, default=-1) + 1

@@ -44,7 +44,7 @@ def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[
 def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
     """Look at the pairs whose later page is of one block."""
     (declared,) = (output for output in group.OUTPUTS if output.name == "pairs")
-    tables = work.each_part(work.commits("group"), declared, int(unit.inputs[0]) // BLOCK)
+    tables = _tables(work, declared, int(unit.inputs[0]) // BLOCK)
     signed = Signed(work)
     for a, b in candidates.chunks(tables, work.scratch):
         if config.verify:
@@ -54,6 +54,20 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
             similarity, linked, counted = np.full(len(a), -1.0), np.ones(len(a), np.bool_), np.zeros(len(a), np.bool_)
         columns = [a[linked], b[linked], similarity[linked].astype(np.float32), counted[linked]]
         yield "edges", pa.table(columns, schema=schema.EDGES)
+
+
+def _tables(work: Work, declared: Output, block: int) -> Iterator[pa.Table]:
+    """The pairs of a block, a few partitions at a time: `each_part` reads at once all that it is given."""
+    some: list[Commit] = []
+    rows = 0
+    for commit in work.commits("group"):
+        num = sum(b.rows for file in commit.outputs.get("pairs", ()) for b in file.batches if b.part == block)
+        if some and rows + num > candidates.HELD:
+            yield from work.each_part(some, declared, block)
+            some, rows = [], 0
+        some.append(commit)
+        rows += num
+    yield from work.each_part(some, declared, block)
 
 
 def look(a: Docs, b: Docs, signed: Signed, config: Config, work: Work) -> tuple[Shares, Marks, Marks]:

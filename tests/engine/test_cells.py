@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -110,15 +111,26 @@ def test_neighbours_are_one_range_and_others_are_not(
     store, files = written
     asked: list[tuple[int, int]] = []
     get_ranges = Store.get_ranges
-    monkeypatch.setattr(
-        Store, "get_ranges", lambda own, path, ranges: asked.extend(ranges) or get_ranges(own, path, ranges)
-    )
+
+    def noted(own: Store, path: str, ranges: Any, gap: int) -> list[bytes]:
+        asked.extend(ranges)
+        assert gap == engine_work.NEAR_BYTES, "the client merges no more than we do"
+        return get_ranges(own, path, ranges, gap)
+
+    monkeypatch.setattr(Store, "get_ranges", noted)
     read_cells(store, SCHEMA, files, "five", np.arange(ROWS))
     assert [length for _, length in asked] == [35] * 7 + [20], "one a batch"
     asked.clear()
     monkeypatch.setattr(engine_work, "NEAR_BYTES", 5)
     read_cells(store, SCHEMA, files, "five", np.array([0, 1, 3, 6, 20, 52]))
     assert [length for _, length in asked] == [10, 5, 5, 5, 5]
+
+
+@pytest.mark.parametrize("rows", [[-1, 0], [3, 2]])
+def test_rows_in_no_order_are_a_store_error(written: tuple[Store, list[File]], rows: list[int]) -> None:
+    store, files = written
+    with pytest.raises(StoreError, match="kosmos verify"):
+        read_cells(store, SCHEMA, files, "five", np.array(rows))
 
 
 @pytest.mark.parametrize("rows", [[ROWS], [0, ROWS], [5, 1 << 40]])

@@ -20,7 +20,7 @@ from engine.pool import InlinePool
 from engine.progress import Quiet
 from engine.recipe import Recipe
 from engine.stage import Unit, Work
-from engine.status import status
+from engine.status import passed_over, status
 from engine.window import Options, run
 from tests import stages
 
@@ -46,6 +46,19 @@ def test_a_store_is_told_whole(memory: str, tmp_path: Path) -> None:
     assert found.others == ()
     other = status(stages.recipe(mark=1), ledger)
     assert set(other.others) == {RECIPE.stage("unique").key, RECIPE.stage("index").key}
+
+
+def test_generations_of_other_settings_are_passed_over(memory: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger, other = Ledger(memory), stages.recipe(mark=1)
+    assert passed_over(RECIPE, ledger) == ()
+    run(RECIPE, ledger, stages.units(2), InlinePool(memory), Quiet())
+    assert passed_over(RECIPE, ledger) == ()
+    assert passed_over(other, ledger) == (RECIPE.stage("unique").key,)
+    show.passed_over(passed_over(other, ledger), other.name, "a store", as_json=False)
+    told = capsys.readouterr().out
+    assert RECIPE.stage("unique").key in told and "--store 'a store' --show`" in told and told.count("\n") == 1
+    run(other, ledger, [], InlinePool(memory), Quiet())
+    assert passed_over(other, ledger) == ()
 
 
 def test_an_abandoned_generation_does_not_count(memory: str) -> None:

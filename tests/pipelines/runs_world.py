@@ -59,11 +59,10 @@ def key_commit(found: Sequence[tuple[int, int, int, int]], partitions: int, unit
 
 def decided(removed: Sequence[int] = (), stand_ins: Sequence[tuple[int, int]] = ()) -> OfflineCommit:
     """A commit of `decide`: pages that go, and (page, the kept one whose text it has)."""
-    verdicts = [dict.fromkeys(schema.DEDUPE_VERDICTS.names, 0) | {"doc": doc, "reason": 7} for doc in sorted(removed)]
     names = schema.STAND_INS.names
     found = [dict(zip(names, pair, strict=True)) for pair in sorted(stand_ins)]
     tables = {
-        "verdicts": pa.Table.from_pylist(verdicts, schema=schema.DEDUPE_VERDICTS),
+        "gone": pa.Table.from_pylist([{"doc": doc} for doc in sorted(removed)], schema=schema.GONE),
         "stand_ins": pa.Table.from_pylist(found, schema=schema.STAND_INS),
     }
     return OfflineCommit(tables)
