@@ -213,12 +213,12 @@ def take(batches: list[pa.RecordBatch], rows: npt.NDArray[np.int64]) -> pa.Table
     return pa.Table.from_batches(pieces).combine_chunks().take(pa.array(np.argsort(np.concatenate(places))))
 
 
-def read_batch(schema: pa.Schema, message: bytes) -> pa.RecordBatch:
-    """A record batch from the bytes of its message; StoreError if they are not one."""
+def read_batch(schema: pa.Schema, message: bytes, path: str) -> pa.RecordBatch:
+    """A record batch from the bytes of its message, which are of the file at `path`; StoreError if they are not one."""
     try:
         return ipc.read_record_batch(pa.py_buffer(message), schema)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, EOFError) as error:
-        raise StoreError(f"a record batch cannot be read ({error}); run `kosmos verify`") from None
+        raise StoreError(f"a record batch of {path} cannot be read ({error}); run `kosmos verify`") from None
 
 
 def column_range(schema: pa.Schema, batch: Batch, name: str, first: int, num: int) -> tuple[int, int]:

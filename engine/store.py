@@ -147,6 +147,8 @@ class Store:
             return StoreError(f"{self.url} refused to {verb} {path}: {_first_line(error)}; check your credentials")
         if any(code in str(error) for code in ("NoSuchBucket", "ContainerNotFound")):
             return StoreError(f"{self.url}: there is no such bucket; make it, or check the address")
+        if verb == "read" and "range" in str(error).lower() and "invalid" in str(error).lower():
+            return StoreError(f"{path} in {self.url} is shorter than its commit says; run `kosmos verify`")
         what = f"{verb} {path} in" if path else verb
         return StoreError(f"cannot {what} {self.url}: {_first_line(error)}; run the same command again to resume")
 
@@ -222,6 +224,11 @@ class Store:
             raise Missing(f"{path} is not in {self.url}; run `kosmos verify` to see what else is gone") from None
         except _FAULTS as error:
             raise self._fault("read", path, error) from None
+        except BaseException as error:
+            # the client cuts what it merged without a look at how much came, and a panic of Rust is no Exception
+            if type(error).__name__ != "PanicException":
+                raise
+            raise StoreError(f"{path} in {self.url} is shorter than its commit says; run `kosmos verify`") from None
 
     def download(self, path: str, target: Path, limit: int = MAX_DOWNLOAD_BYTES) -> int:
         """Copy the object to a local file; its size in bytes. Missing if there is none, StoreError above `limit`.

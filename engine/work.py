@@ -116,7 +116,7 @@ class LedgerWork:
         for file in self._ledger.commit(upstream.key, self.unit.id).outputs[output]:
             for batch in file.batches:
                 message = self._ledger.store.get_range(file.path, batch.offset, batch.length)
-                table = pa.Table.from_batches([read_batch(schema, message)])
+                table = pa.Table.from_batches([read_batch(schema, message, file.path)])
                 yield table.select(list(columns)) if columns else table
 
     @property
@@ -284,7 +284,7 @@ def read_parts(store: Store, schema: pa.Schema, files: Sequence[File], part: int
     batches = []
     for file in files:
         ranges = [(b.offset, b.length) for b in file.batches if b.part == part]
-        batches += [read_batch(schema, message) for message in store.get_ranges(file.path, ranges)]
+        batches += [read_batch(schema, message, file.path) for message in store.get_ranges(file.path, ranges)]
     return batches
 
 
@@ -315,7 +315,7 @@ def read_slice(store: Store, declared: Output, files: Sequence[File], number: in
     if first < 0 or first + num > batch.rows:
         raise StoreError(f"{file.path} has no rows {first} to {first + num}; run `kosmos verify`")
     if declared.compression or not all(pa.types.is_primitive(f.type) and f.type.bit_width >= 8 for f in schema):
-        whole = read_batch(schema, store.get_range(file.path, batch.offset, batch.length))
+        whole = read_batch(schema, store.get_range(file.path, batch.offset, batch.length), file.path)
         return pa.Table.from_batches([whole.slice(first, num)])
     ranges = [column_range(schema, batch, field.name, first, num) for field in schema]
     bodies = store.get_ranges(file.path, ranges)

@@ -133,7 +133,7 @@ def _at(store: Store, output: Output, files: Sequence[File], row: int) -> pa.Rec
     while low < high:
         middle = (low + high) // 2
         file, batch = batches[middle]
-        found = read_batch(stored_schema(output), store.get_range(file.path, batch.offset, batch.length))
+        found = read_batch(stored_schema(output), store.get_range(file.path, batch.offset, batch.length), file.path)
         rows = found["row"].to_numpy()
         if len(rows) and rows[0] <= row <= rows[-1]:
             place = int(rows.searchsorted(row))

@@ -224,6 +224,8 @@ def _taken(kind: type[T], given: object, **more: object) -> T:
 
 
 def _alike(config: Interleaved) -> None:
+    if config.sign.decontaminate:
+        raise ConfigError("sign.decontaminate follows decontaminate.sets; leave it out")
     # one number in two stages: the key of fetch must hold it without knowing of select
     pairs = (
         ("select.cut.partitions", config.select.cut.partitions, "fetch.partitions", config.fetch.partitions),

@@ -184,7 +184,7 @@ class Sources:
 
     def _read(self, shard: _Shard, opened: _Open, number: int, first: int) -> _Block:
         placed = shard.file.batches[number]
-        batch = read_batch(TRAINING, opened.whole.slice(placed.offset, placed.length))
+        batch = read_batch(TRAINING, opened.whole.slice(placed.offset, placed.length), shard.file.path)
         block = _block(batch, first)
         if not opened.checked[number]:
             wrong = _wrong(batch, block, self.vocab.size)

@@ -131,7 +131,7 @@ def batches(commit: Commit, work: Work) -> Iterator[pa.RecordBatch]:
     for number, file in enumerate(commit.outputs["curated"]):
         for batch in file.batches:
             (message,) = work.pieces([Place(commit, "curated", number, batch.offset, batch.length)])
-            yield read_batch(schema.CURATED, message)
+            yield read_batch(schema.CURATED, message, file.path)
 
 
 def images(batch: pa.RecordBatch) -> pa.Array:

@@ -82,7 +82,7 @@ def test_a_batch_reads_from_its_range_and_the_file_from_its_footer(tmp_path: Pat
     raw = (tmp_path / "f").read_bytes()
     assert (file.rows, file.bytes, file.sha256) == (13, len(raw), hashlib.sha256(raw).hexdigest())
     for batch in file.batches:
-        found = read_batch(FIXED, raw[batch.offset : batch.offset + batch.length])
+        found = read_batch(FIXED, raw[batch.offset : batch.offset + batch.length], "a.arrow")
         assert pa.table([found[i] for i in range(5)], schema=FIXED).equals(fixed_rows(batch.part))
     assert ipc.open_file(tmp_path / "f").read_all().equals(pa.concat_tables([fixed_rows(n) for n in (3, 1, 9)]))
 
@@ -94,7 +94,7 @@ def test_a_damaged_batch_is_a_store_error(tmp_path: Path) -> None:
     raw = (tmp_path / "f").read_bytes()[batch.offset : batch.offset + batch.length]
     for damaged in (b"", raw[:20], raw[:-40], bytes(len(raw))):
         with pytest.raises(StoreError, match="kosmos verify"):
-            read_batch(FIXED, damaged)
+            read_batch(FIXED, damaged, "a.arrow")
 
 
 def test_conform_names_what_is_wrong() -> None:

@@ -231,3 +231,13 @@ def test_a_download_comes_in_pieces_up_to_a_limit(s3: str, tmp_path: Path, monke
         assert (tmp_path / "copy").read_bytes() == body[:size] == store.get(f"sized/{size}", size)
     with pytest.raises(StoreError, match="over the limit"):
         store.download(f"sized/{len(body)}", tmp_path / "copy", limit=5000)
+
+
+@pytest.mark.parametrize(
+    "ranges", [[(100, 10), (3000, 8), (3010, 8)], [(990, 8), (4000, 4)], [(990, 8), (9_000_000, 4)], [(5000, 1)]]
+)
+def test_ranges_past_the_end_of_a_cut_file_are_a_sentence(tmp_path: Path, ranges: list[tuple[int, int]]) -> None:
+    store = Store(str(tmp_path))
+    store.put("cut.arrow", b"x" * 1000)
+    with pytest.raises(StoreError, match="is shorter than its commit says; run `kosmos verify`"):
+        store.get_ranges("cut.arrow", ranges)

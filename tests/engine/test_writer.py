@@ -143,7 +143,7 @@ def test_a_partition_is_one_batch_of_one_file(tmp_path: Path) -> None:
     for file in files:
         raw = Path(file.path).read_bytes()
         for batch in file.batches:
-            found = read_batch(stored_schema(output), raw[batch.offset : batch.offset + batch.length])
+            found = read_batch(stored_schema(output), raw[batch.offset : batch.offset + batch.length], "a.arrow")
             assert found.column("key").to_pylist() == list(range(batch.part, 400, 4))
 
 
