@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pipelines.kernel import compiled
 from pipelines.normalise import Normalised
-from pipelines.sketch import LETTER, WORD, _mix
+from pipelines.sketch import LETTER, WORD, mix
 
 Bytes = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.int64]
@@ -173,7 +173,7 @@ def _words(data: Bytes, start: int, stop: int, hashes: Hashes, starts: Counts) -
         while place < stop and data[place] != SPACE:
             letters = (letters + np.uint64(data[place])) * LETTER
             place += 1
-        hashes[num] = _mix(letters)
+        hashes[num] = mix(letters)
         place += 1
         num += 1
     starts[num] = stop + 1
@@ -207,7 +207,7 @@ def _grams(
             if w >= size:
                 rolling -= words[w - size] * gone
             if w >= size - 1:
-                hashes[at] = _mix(rolling)
+                hashes[at] = mix(rolling)
                 starts[at] = begins[w - size + 1]
                 stops[at] = begins[w + 1] - 1
                 owners[at] = d
@@ -260,7 +260,7 @@ def _run(words: Hashes, first: int, size: int) -> np.uint64:
     rolling = NOTHING
     for w in range(first, first + size):
         rolling = rolling * WORD + words[w]
-    return _mix(rolling)
+    return mix(rolling)
 
 
 @compiled
@@ -292,7 +292,7 @@ def _find(
                 rolling = rolling * WORD + words[w]
                 if w >= size:
                     rolling -= words[w - size] * gone
-                if w < size - 1 or not _passes(gate, gate_shift, _mix(rolling)):
+                if w < size - 1 or not _passes(gate, gate_shift, mix(rolling)):
                     continue
                 first = w - size + 1
                 for s in range(len(sizes) - 1) if longest == 0 else range(len(sizes) - 1, len(sizes)):

@@ -121,7 +121,8 @@ def low_bytes(slots: Hashes) -> Bytes:
 
 
 @compiled
-def _mix(value: np.uint64) -> np.uint64:
+def mix(value: np.uint64) -> np.uint64:
+    """MurmurHash3's 64-bit finaliser: every bit depends on every bit."""
     value ^= value >> SHIFT
     value *= MIX_1
     value ^= value >> SHIFT
@@ -138,16 +139,16 @@ def _shingles(data: Bytes, start: int, stop: int, shingles: Hashes) -> int:
         return 0
     num = _words(data, start, stop, shingles)
     for i in range(num):
-        shingles[i] = _mix(shingles[i])
+        shingles[i] = mix(shingles[i])
     if num < SHINGLE:
         rolling = NOTHING
         for i in range(num):
             rolling = rolling * WORD + shingles[i]
-        shingles[0] = _mix(rolling)
+        shingles[0] = mix(rolling)
         return 1
     for i in range(num - SHINGLE + 1):
         first = (shingles[i] * WORD + shingles[i + 1]) * WORD + shingles[i + 2]
-        shingles[i] = _mix((first * WORD + shingles[i + 3]) * WORD + shingles[i + 4])
+        shingles[i] = mix((first * WORD + shingles[i + 3]) * WORD + shingles[i + 4])
     return num - SHINGLE + 1
 
 
@@ -195,7 +196,7 @@ def _fill(shingles: Hashes, num: int, seeds: Hashes, own: Hashes) -> None:
         prefix = np.uint64(turn) << HALF
         seed = seeds[turn]
         for i in range(num):
-            value = _mix(shingles[i] ^ seed)
+            value = mix(shingles[i] ^ seed)
             slot = (value >> HALF) * num_slots >> HALF if turn < len(own) else np.uint64(turn - len(own))
             own[slot] = min(own[slot], prefix | (value & LOW))
         if own.max() != UNFILLED:
@@ -210,6 +211,6 @@ def _band_keys(slots: Hashes, rows: int, keys: Hashes) -> None:
         for band in range(keys.shape[1]):
             key = np.uint64(band + 1) * LETTER
             for row in range(band * rows, band * rows + rows):
-                key = _mix(key ^ slots[d, row]) * WORD
-            key = _mix(key)
+                key = mix(key ^ slots[d, row]) * WORD
+            key = mix(key)
             keys[d, band] = max(key, ONE)

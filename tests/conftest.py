@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from engine.config import override
@@ -27,6 +28,10 @@ from engine.recipe import Recipe
 from pipelines.kosmos import interleaved, small
 from pipelines.smallweb import Truth, write
 from pipelines.smallweb.server import Pictures, Server, settings
+
+# the first call of a kernel compiles it, and no test asserts a time
+hypothesis.settings.register_profile("kosmos", deadline=None)
+hypothesis.settings.load_profile("kosmos")
 
 _numbers = itertools.count()
 BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"

@@ -21,9 +21,11 @@ from engine.errors import ConfigError
 from engine.spread import check_partitions, with_parts
 from engine.stage import SIDE, Output, Unit, Work
 from pipelines import normalise, paragraphs
-from pipelines.dedupe import BLOCK, Docs, block_parts, column, pack, within
+from pipelines.dedupe import Docs, block_parts, pack
+from pipelines.dedupe.kept import kept
 from pipelines.kernel import compiled
 from pipelines.paragraphs.site import site, version
+from pipelines.sketch import SHIFT, mix
 
 if TYPE_CHECKING:
     from engine.ledger import Commit
@@ -43,9 +45,6 @@ BATCH_ROWS = 1024  # pages: some megabytes of text at a time
 
 # All of these are typed: int64 mixed with uint64 would turn to float64 without a word.
 STEP = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no byte is forgotten: 2^64 / golden ratio
-MIX_1 = np.uint64(0xFF51AFD7ED558CCD)  # MurmurHash3's 64-bit finaliser
-MIX_2 = np.uint64(0xC4CEB9FE1A85EC53)
-SHIFT = np.uint64(33)
 
 Places = npt.NDArray[np.int64]
 
@@ -78,16 +77,11 @@ def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[
 def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
     """Collect the paragraphs of one block of units, a unit at a time."""
     first, num = (int(text) for text in unit.inputs)
-    extracted = work.commits("extract")
-    verdicts = work.partition("decide", "verdicts", first // BLOCK)
-    removed = np.sort(column(verdicts, "doc")[verdicts["reason"].to_numpy() != 0])
-    for ordinal, commit in enumerate(work.commits("sign")[first : first + num], first):
-        rows = work.table(commit, "signatures", ("row",))["row"].to_numpy()
-        docs = pack(work.generation.number, ordinal, rows)
-        kept = pa.array(rows[~within(docs, removed)])
+    for ordinal, commit, _, signed in kept(work, first, num):
         for name in ("documents", "texts"):
-            pages = work.table(extracted[ordinal], name, COLUMNS)
-            for batch in pages.filter(pc.is_in(pages["row"], kept)).to_batches(max_chunksize=BATCH_ROWS):
+            pages = work.table(commit, name, COLUMNS)
+            own = pages.filter(pc.is_in(pages["row"], signed["row"].combine_chunks()))
+            for batch in own.to_batches(max_chunksize=BATCH_ROWS):
                 owners = pack(work.generation.number, ordinal, batch["row"].to_numpy())
                 table = collected(batch, owners, config)
                 work.count(f"paragraph{SIDE}seen", table.num_rows)
@@ -127,15 +121,6 @@ def _seed(host: str) -> int:
 
 
 @compiled
-def _mix(value: np.uint64) -> np.uint64:
-    value ^= value >> SHIFT
-    value *= MIX_1
-    value ^= value >> SHIFT
-    value *= MIX_2
-    return value ^ value >> SHIFT
-
-
-@compiled
 def _keyed(data: npt.NDArray[np.uint8], offsets: Places, seeds: Docs, keys: Docs) -> None:
     # Eight bytes at a time, the last ones with zeros after them; the length tells those from bytes that are zero.
     for d in range(len(keys)):
@@ -149,4 +134,4 @@ def _keyed(data: npt.NDArray[np.uint8], offsets: Places, seeds: Docs, keys: Docs
             value = (value ^ word) * STEP
             value ^= value >> SHIFT
             place += 8
-        keys[d] = _mix(value ^ length)
+        keys[d] = mix(value ^ length)

@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 from engine import schema
 from engine.errors import ConfigError
 from engine.stage import SIDE, Output, Unit, Work
-from pipelines.dedupe import BLOCK, Docs, block_parts, column, pack, within
+from pipelines.dedupe import Docs, block_parts, pack, within
+from pipelines.dedupe.kept import kept
 from pipelines.ids import Ids, arrow, first_of_runs, ids, partitions
 from pipelines.reasons import Reason, tally
 from pipelines.select import Cut, Rules
@@ -69,15 +70,8 @@ def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[
 def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
     """Judge the image references of one block of units, a unit at a time."""
     first, num = (int(text) for text in unit.inputs)
-    extracted = work.commits("extract")
-    verdicts = work.partition("decide", "verdicts", first // BLOCK)
-    removed = np.sort(column(verdicts, "doc")[verdicts["reason"].to_numpy() != 0])
-    for ordinal, commit in enumerate(work.commits("sign")[first : first + num], first):
-        signed = work.table(commit, "signatures", ("row", "doc_id"))
-        docs = pack(work.generation.number, ordinal, signed["row"].to_numpy())
-        kept = ~within(docs, removed)
-        docs, doc_ids = docs[kept], signed["doc_id"].filter(pa.array(kept))
-        table = work.table(extracted[ordinal], "references", COLUMNS)
+    for ordinal, commit, docs, signed in kept(work, first, num):
+        table = work.table(commit, "references", COLUMNS)
         owners = pack(work.generation.number, ordinal, table["row"].to_numpy())
         own = within(owners, docs)
         table, owners = table.filter(pa.array(own)), owners[own]
@@ -94,9 +88,9 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
         yield "references", pa.table([*keys, owners[passing], images[passing]], schema=schema.REFERENCE_KEYS)
         totals: list[Any] = [_per_page(docs, owners), _per_page(docs, owners[passing])]
         # a row of scores a page, in order of rows
-        scores = work.table(extracted[ordinal], "scores", ("row", "interspersed")).sort_by("row")
-        prose = scores["interspersed"].to_numpy(zero_copy_only=False).astype(np.bool_)[signed["row"].to_numpy()[kept]]
-        yield "pages", pa.table([docs, doc_ids, *totals, prose], schema=schema.PAGES)
+        scores = work.table(commit, "scores", ("row", "interspersed")).sort_by("row")
+        prose = scores["interspersed"].to_numpy(zero_copy_only=False).astype(np.bool_)[signed["row"].to_numpy()]
+        yield "pages", pa.table([docs, signed["doc_id"], *totals, prose], schema=schema.PAGES)
         columns: list[Any] = [rows[~passing] for rows in (owners, images, reasons, values)]
         yield "refused", pa.table(columns, schema=schema.REFUSED)
 

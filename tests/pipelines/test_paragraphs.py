@@ -93,7 +93,8 @@ class Site:
             own = [row for row, page in rows if page.fate != "unsigned"]
             if self.order:
                 self.order.shuffle(own)
-            signed.append({"signatures": pa.table({"row": pa.array(own, pa.uint32())})})
+            ids = pa.array([bytes(16)] * len(own), schema.ID16)
+            signed.append({"signatures": pa.table({"row": pa.array(own, pa.uint32()), "doc_id": ids})})
             for row, page in rows:
                 if page.fate in ("removed", "best"):
                     reason = Reason.NEAR_DUPLICATE if page.fate == "removed" else Reason.KEPT
