@@ -1,8 +1,9 @@
 """Pages of one partition that share a band: pairs among the new ones and with the kept ones of before.
 
-A bucket is all rows of one key. Up to 64 pages are paired all with all; of more the old ones and then the best ranked
-lead, up to 64 of them, and all are paired with the leaders: a million pages of one template cost 64 million pairs and
-not 10^12. This is counted as overflow, for a page that only another follower is like is then not compared with it.
+A bucket is all rows of one key. Up to 64 pages are paired all with all; of more the best ranked lead, up to 64 of
+before and 64 of this generation, and all are paired with the leaders: a million pages of one template cost 64 million
+pairs and not 10^12. This is counted as overflow, for a page that only another follower is like is then not compared
+with it.
 
 Memory is the new rows of a pass, in two copies of 20 bytes a row, whatever the partition holds: keys come in order from
 every file, so a pass takes a range of them, and old runs are joined piece by piece as they pass by.
