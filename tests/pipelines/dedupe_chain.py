@@ -6,6 +6,7 @@ A unit is {"signatures": SIGNATURES, "slots": SLOTS_8, "shingles": SHINGLES}, as
 from __future__ import annotations
 
 import importlib
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -87,13 +88,15 @@ class Chain:
         self.counts[stage] = Counter()
         done = []
         for part, inputs in enumerate(module.parts(self.config, lambda name: self.frozen[name, 0])):
-            work = ChainWork(
-                unit=Unit(id=f"{self.number:012x}-{part:06d}", inputs=inputs, generation=self.number),
-                scratch=Path(),
-                frozen=self.frozen,
-                generation=generation,
-            )
-            tables = collect(module.process, self.config, work, module.OUTPUTS)
+            # verify spills pairs: beside the tests they would be taken for a part of the project
+            with tempfile.TemporaryDirectory() as scratch:
+                work = ChainWork(
+                    unit=Unit(id=f"{self.number:012x}-{part:06d}", inputs=inputs, generation=self.number),
+                    scratch=Path(scratch),
+                    frozen=self.frozen,
+                    generation=generation,
+                )
+                tables = collect(module.process, self.config, work, module.OUTPUTS)
             done.append(OfflineCommit(tables, dict(work.counts), work.unit.id))
             self.counts[stage].update(work.counts)
         self.frozen[stage, 0] = done
