@@ -29,7 +29,7 @@ from pipelines.reasons import Reason
 from pipelines.rows import Page, Rows
 from pipelines.tally import Array
 
-VERSION = 3
+VERSION = 4
 OUTPUTS = (
     Output(name="documents", schema=schema.DOCUMENTS, batch_rows=512),  # some megabytes of text
     Output(name="captions", schema=schema.CAPTIONS),
@@ -184,7 +184,9 @@ def gate(record: warc.Record, config: Config) -> Gated | Refusal:
     robots = rights.robots_header(message.all("x-robots-tag"), config.agent)
     if config.respect_opt_out and (directive := rights.opted_out(robots, record.date)):
         return Reason.OPT_OUT_HEADER, float(directive)
-    reserved = rights.reserved(message.all("tdm-reservation"))
+    reserved = rights.reserved(message.all("tdm-reservation")) or rights.usage_reserved(
+        [*message.all("content-usage"), *message.all("content-signal")]
+    )
     if config.respect_opt_out and reserved:
         return Reason.OPT_OUT_TDM, 0.0
     if not message.body.strip():
@@ -263,7 +265,8 @@ def describe(config: Config, reason: Reason, value: float) -> str:
         directive = rights.OPT_OUT[int(value) - 1] if 0 < value <= len(rights.OPT_OUT) else "a directive"
         return f"the page says {directive}; extract.respect_opt_out is {str(config.respect_opt_out).lower()}"
     if reason == Reason.OPT_OUT_TDM:
-        return f"tdm-reservation is 1; extract.respect_opt_out is {str(config.respect_opt_out).lower()}"
+        told = "tdm-reservation or content-usage reserves training"
+        return f"{told}; extract.respect_opt_out is {str(config.respect_opt_out).lower()}"
     limits = config.guards
     size = "max_record_bytes" if value > config.max_record_bytes else "max_page_bytes"
     attributes = "tag_attributes" if value <= limits.attributes else "attributes"

@@ -37,7 +37,7 @@ class Reason(IntEnum):
     # the page
     OPT_OUT_HEADER = 30  # X-Robots-Tag; value = the number of the directive, as in rights.OPT_OUT
     OPT_OUT_META = 31  # <meta name=robots>; likewise
-    OPT_OUT_TDM = 32  # TDM reservation
+    OPT_OUT_TDM = 32  # TDM reservation, or a Content-Usage that excludes training
     NO_TEXT = 40  # nothing left once boilerplate is out
     LANGUAGE = 41  # value = score of the wanted language
     # document rules; value = the score that failed
@@ -80,6 +80,7 @@ class Reason(IntEnum):
     NO_IMAGE_LEFT = 174  # every candidate failed at fetch or at the image gate
     NO_TEXT_LEFT = 176  # nothing but paragraphs that its site repeats; value = how many went
     NOT_INTERSPERSED = 175  # no prose beside any image (K: images must be interspersed with text)
+    SAME_IMAGES = 177  # the very images of another kept document, which shows them; value = how many
     # a request; value = HTTP status, curl's error number, or bytes
     NOT_ASKED = 180  # no outcome is on record
     DNS = 181
@@ -102,6 +103,10 @@ class Reason(IntEnum):
     PROTOCOL = 198  # no HTTP
     DOMAIN_DOWN = 200  # not asked: so many requests to its domain in a row had no answer, or "later"
     FETCHER = 199  # our own code raised on this address: a bug worth a report
+    DEFERRED = 201  # not asked: pace and pauses of its domain left no turn in its unit; value = its seconds
+    MOVED = 202  # redirects to another operator, who is asked in a turn of his own
+    DOMAIN_BUDGET = 203  # not asked: its domain has more addresses than the budget; value = the budget
+    OPT_OUT_ROBOTS = 204  # robots.txt reserves the use for training
     # the image gate
     NOT_AN_IMAGE = 210  # the first bytes are of no format that we read
     UNDECODABLE = 211  # an image's header, but no image
@@ -114,7 +119,8 @@ class Reason(IntEnum):
     IMAGE_REPEATED = (
         220  # the same bytes or the same perceptual hash in more documents than the bound; value = documents
     )
-    IMAGE_REPEATED_HERE = 221  # likewise, earlier in the document
+    IMAGE_REPEATED_HERE = 221  # likewise or nearly so, earlier in the document; value = bits that differ
+    IMAGE_CONTAMINATED = 222  # an image of an evaluation set; value = bits of the perceptual hash that differ
     # what could be a training row
     PART_WITHOUT_IMAGE = 230  # a part of a document over the length, left without an image; value = its tokens
     CAPTION_NONE = 231  # an image without alternative text and caption
@@ -139,6 +145,7 @@ PASSING = frozenset(
         Reason.ROBOTS_UNREACHABLE,
         Reason.BODY_CUT,
         Reason.DOMAIN_DOWN,
+        Reason.DEFERRED,
         Reason.FETCHER,
     )
 )

@@ -17,6 +17,7 @@ MAX_CHARS = 8192  # longer addresses are data in disguise, and no server takes t
 PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?")
 REFERENCE = re.compile(r"(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
+NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 # What most addresses are already; every match must be a fixed point of the long way (tested).
 PLAIN = re.compile(
     r"https?://(?=[a-z0-9.\-]{1,253}[/?])(?:[a-z0-9](?:[a-z0-9\-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}"
@@ -185,7 +186,8 @@ def _ipv6(name: str) -> str:
 
 def _ipv4(labels: list[str]) -> str:
     """An IPv4 address from one to four numbers, decimal, octal or hexadecimal, as browsers read it."""
-    if len(labels) > 4:
+    # int() would also read a sign and underscores
+    if len(labels) > 4 or not all(NUMBER.fullmatch(label) for label in labels):
         return ""
     numbers = []
     for label in labels:

@@ -26,6 +26,28 @@ PAGES = schema(
     field("passing", pa.int32(), "those that pass the address rules"),
     field("interspersed", pa.bool_(), "as in scores"),
 )
+# Pages by the set of their images: of every page with two images or more that pass and prose beside one.
+IMAGE_SETS = schema(
+    field("part", pa.uint16(), "partition of the keys"),
+    field("key", pa.uint64(), "first 8 bytes of a hash of the set of its image addresses"),
+    field("check", pa.uint64(), "its last 8 bytes"),
+    DOC,
+    field("rank", pa.uint32(), "priority in 32 bits, smaller is better; pipelines.dedupe.rank"),
+    field("doc_id", ID16, "breaks ties of priority"),
+    field("images", pa.int16(), "images of the set"),
+)
+# The page that shows each set that this generation was the first to see.
+SET_KEEPERS = schema(
+    field("key", pa.uint64(), "as in IMAGE_SETS"),
+    field("check", pa.uint64(), "as in IMAGE_SETS"),
+    field("keeper", pa.uint64(), "the page"),
+)
+SET_TWINS = schema(
+    BLOCK_PART,
+    DOC,
+    field("keeper", pa.uint64(), "the page that shows the same images, of this or an earlier generation"),
+    field("images", pa.int16(), "images of the set"),
+)
 REFUSED = schema(
     DOC,
     IMAGE_INDEX,
@@ -64,6 +86,7 @@ WANTED = schema(
     URL_ID,
     field("url", TEXT, "canonical address"),
     field("tries", pa.uint8(), "times it was asked for before, without an answer that holds"),
+    field("outcomes", pa.uint8(), "on record of it, up to 255: its tries, and each time that it had no turn"),
 )
 FETCH_URLS = schema(
     field("batch", pa.uint32(), "partition: number of the fetch unit in this list"),
@@ -74,10 +97,18 @@ FETCH_URLS = schema(
 )
 FETCH_UNITS = schema(
     field("batch", pa.uint32(), "its partition of the list"),
-    field("unit", TEXT, "id: sha256 over its sorted (address id, tries), first 24 hex digits"),
+    field("unit", TEXT, "id: sha256 over its sorted (address id, outcomes on record), first 24 hex digits"),
     field("lane", TEXT, "units of one lane are never in flight together"),
     field("urls", pa.uint32(), "addresses"),
     field("domains", pa.uint32(), "politeness keys"),
+    field("largest", pa.uint32(), "requests to the largest of them: its addresses, and the robots.txt of each origin"),
+)
+# What a domain's budget leaves out of a generation. It is on no record: a document of a later one may ask for it.
+LEFT_OUT = schema(
+    field("part", pa.uint16(), "partition of the addresses"),
+    URL_ID,
+    field("reason", pa.uint16(), "DOMAIN_BUDGET"),
+    field("value", pa.float32(), "the budget"),
 )
 
 # fetch: recorded, so these are the inputs of all that follows ------------------------------------------------------
@@ -101,6 +132,26 @@ OUTCOMES = schema(
     field("tries", pa.uint8(), "times it was asked for, this one included"),
     field("row", pa.int32(), "row in images; -1 if none"),
 )
+# Where addresses moved to, out of their domain: `follow` asks there, in that domain's turns.
+MOVES = schema(
+    field("part", pa.uint16(), "partition of the addresses, by url_id"),
+    URL_ID,
+    field("url", TEXT, "canonical address that it redirects to"),
+    field("domain", TEXT, "politeness key of that address"),
+)
+# What each origin's robots.txt said, a row an origin of the unit: evidence, and no one's input.
+ROBOTS = schema(
+    field("origin", TEXT, "scheme://host, with the port unless it is the scheme's"),
+    field(
+        "reason", pa.uint16(), "0 = its rules hold; HTTP_CLIENT, HTTP_GONE .. = there are none; else nothing is asked"
+    ),
+    field("value", pa.float32(), "HTTP status or curl's error number"),
+    field("fetched_at", pa.timestamp("ms", tz="UTC"), "when the answer was complete"),
+    field("sha256", pa.binary(32), "of the file as received, up to the limit; zeros if there is none"),
+    field("num_bytes", pa.uint32(), "of the file as received, up to the limit"),
+    field("rules", TEXT, "the lines that are for us, as we read them; cut at 16 KiB"),
+    field("delay", pa.float32(), "seconds of Crawl-delay, 0 if there is none"),
+)
 IMAGE_BYTES = schema(URL_ID, field("bytes", pa.large_binary(), "JPEG"))
 FETCH_TIMES = schema(
     URL_ID,
@@ -122,11 +173,21 @@ MATCHED = schema(
     URL_ID,
     field("url_docs", pa.uint32(), "as docs in URL_COUNTS"),
     *MEASURES,
-    field("generation", pa.uint16(), "of the fetch stage"),
-    field("unit", pa.uint32(), "ordinal of the fetch unit in that generation's manifest"),
+    field("followed", pa.bool_(), "whether the follow stage has the image, and not the fetch stage"),
+    field("generation", pa.uint16(), "of that stage"),
+    field("unit", pa.uint32(), "ordinal of the unit in that generation's manifest"),
     field("file", pa.uint16(), "index of the file of its images"),
     field("offset", pa.uint64(), "of the JPEG in the file"),
     field("length", pa.uint32(), "bytes of the JPEG; 0 if none"),
+)
+# Candidates that look like an image of an evaluation set.
+IMAGE_LEAKS = schema(
+    DOC,
+    IMAGE_INDEX,
+    field("set", pa.uint16(), "index into the configured sets"),
+    field("item", pa.uint32(), "its image: place in the sorted folder, or line of the list from 0"),
+    field("distance", pa.uint8(), "bits of the perceptual hash that differ; 0 also for the same bytes"),
+    field("reason", pa.uint16(), "IMAGE_CONTAMINATED, or what had refused the image before"),
 )
 HASHES = schema(
     field("part", pa.uint16(), "partition of the keys"),

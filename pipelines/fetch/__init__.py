@@ -7,7 +7,11 @@ __init__  settings, units, `process`
 egress    which addresses may be connected to
 network   one request, typed outcomes
 lines     kept connections
-polite    the pace of a domain
+frontier  whose turn it is: the pace of each domain
+robots    what a robots.txt means
+origins   what each origin's robots.txt said
+asking    the course of an address: robots.txt, request, redirects, repeats
+pause     how long a busy server asks to be left alone
 results   rows and JPEGs of a unit
 shard     img2dataset's Downloader as the loop over a unit, with our fetch, decoder and writer in its seams
 """
@@ -20,7 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -29,15 +33,17 @@ from engine import schema
 from engine.errors import ConfigError
 from engine.spread import check_partitions
 from engine.stage import UNKEYED, Output, Unit, Work
-from pipelines import ids, rights
+from pipelines import ids, rights, urls
 from pipelines.images import Encode
 from pipelines.reasons import Reason
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from engine.ledger import Commit
     from pipelines.fetch.results import Results
 
-VERSION = 1
+VERSION = 2
 OUTPUTS = (
     Output(name="outcomes", schema=schema.OUTCOMES, partition_by="part", sort_by=("url_id",)),
     # yielded in order of url_id, so that nothing is sorted
@@ -50,9 +56,13 @@ OUTPUTS = (
         located="bytes",
     ),
     Output(name="times", schema=schema.FETCH_TIMES, sort_by=("url_id",), volatile=True),
+    Output(name="moves", schema=schema.MOVES, partition_by="part", sort_by=("url_id",)),
+    Output(name="robots", schema=schema.ROBOTS, sort_by=("origin",), volatile=True),
 )
 PUBLIC, LOOPBACK = "public", "loopback_only"
 OUTAGE_DOMAINS = 20  # fewer may well be down by themselves
+# What our own network, resolver or clock may cause.
+NOWHERE = (Reason.DNS, Reason.CONNECT, Reason.TLS, Reason.TIMEOUT, Reason.PRIVATE_ADDRESS, Reason.DOMAIN_DOWN)
 
 
 def libraries() -> tuple[str, ...]:
@@ -66,11 +76,14 @@ class Config:
 
     egress: "public", or "loopback_only" for a server on this machine that stands for all hosts; corpus: digest of what
     that one serves. agent, contact: the User-Agent; contact is an http(s) or mailto: address where a site's owner
-    learns what we do. low_speed: fewer bytes a second for so many seconds end a request. max_unanswered: requests in a
-    row without an answer, or with "later", after which a domain is left alone for this unit (0: never). control: a
-    public name that resolves if names resolve at all ("": no check). Unkeyed, because they decide no outcome: serving,
-    the JSON file of the loopback server ({"port", "ca_file", "corpus"}); rate, requests a second and domain (0: no
-    limit); per_domain, requests in flight; threads.
+    learns what we do. low_speed: fewer bytes a second for so many seconds end a request. control: a public name that
+    answers https if the network is well ("": no check). respect_robots: whether robots.txt is asked, and holds.
+    Unkeyed, because they are pace: serving, the JSON file of the loopback server ({"port", "ca_file", "corpus"}); rate,
+    requests a second and domain (0: no limit); per_domain, requests in flight; threads; max_delay_s, of a Crawl-delay
+    what is kept to; max_unanswered, requests in a row without an answer, or with "later", after which a domain is left
+    alone for this unit (0: never); pause_s, the first pause of a domain that is busy and does not say how long;
+    max_pause_s, all pauses of a domain in a unit; unit_s, after which no request begins. What these leave unasked is
+    DEFERRED or DOMAIN_DOWN, to the next generation.
     """
 
     egress: str = PUBLIC
@@ -79,6 +92,7 @@ class Config:
     contact: str = field(default="", metadata=UNKEYED)
     agent: str = rights.AGENT  # pages are read under the same name
     respect_opt_out: bool = True
+    respect_robots: bool = True
     max_bytes: int = 20 << 20
     max_header_bytes: int = 64 << 10
     max_redirects: int = 5
@@ -86,15 +100,21 @@ class Config:
     total_s: float = 20.0
     low_speed_bytes: int = 512
     low_speed_s: float = 5.0
-    max_unanswered: int = 10
     encode: Encode = field(default_factory=Encode)
-    control: str = "data.commoncrawl.org"
+    # unkeyed: who cannot reach the one must not ask the whole web again for naming another
+    control: str = field(default="data.commoncrawl.org", metadata=UNKEYED)
     partitions: int = 256
     libraries: tuple[str, ...] = field(default_factory=libraries)
     serving: str = field(default="", metadata=UNKEYED)
     rate: float = field(default=2.0, metadata=UNKEYED)
     per_domain: int = field(default=2, metadata=UNKEYED)
     threads: int = field(default=64, metadata=UNKEYED)
+    max_delay_s: float = field(default=30.0, metadata=UNKEYED)
+    max_unanswered: int = field(default=10, metadata=UNKEYED)
+    pause_s: float = field(default=5.0, metadata=UNKEYED)
+    max_pause_s: float = field(default=120.0, metadata=UNKEYED)
+    # the engine ends a unit after an hour
+    unit_s: float = field(default=2400.0, metadata=UNKEYED)
 
     def __post_init__(self) -> None:
         if self.egress not in (PUBLIC, LOOPBACK):
@@ -102,6 +122,8 @@ class Config:
         check_partitions(self.partitions)
         if self.rate < 0 or self.per_domain < 1 or self.threads < 1:
             raise ConfigError("fetch: rate is 0 or more, per_domain and threads are 1 or more")
+        if min(self.max_delay_s, self.pause_s, self.max_pause_s) < 0 or self.unit_s <= 0:
+            raise ConfigError("fetch: max_delay_s, pause_s and max_pause_s are 0 or more, unit_s is over 0")
         if self.max_unanswered < 0:
             raise ConfigError(f"fetch.max_unanswered is {self.max_unanswered}; set it to 0 or more")
         if self.max_bytes < 1 or self.max_redirects < 0 or min(self.connect_s, self.total_s, self.low_speed_s) <= 0:
@@ -170,13 +192,20 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     for places, bodies in results.images():
         columns = [ids.arrow(url_ids[places]), bodies]
         yield "images", pa.Table.from_arrays(columns, schema=schema.IMAGE_BYTES)
+    if results.moves:
+        yield "moves", _moves(url_ids, config, results)
+    if results.origins is not None:
+        for word, num in sorted(results.origins.counts().items()):
+            work.count(word, num)
+        yield "robots", results.origins.rows()
     times = [ids.arrow(url_ids), pa.array(results.at_ms, pa.timestamp("ms", tz="UTC")), pa.array(results.seconds)]
     yield "times", pa.Table.from_arrays(times, schema=schema.FETCH_TIMES)
 
 
-def dead(domains: list[str], reasons: np.ndarray[Any, np.dtype[np.uint16]]) -> bool:
-    """Whether most requests to many domains found no name or no connection: it may be us."""
-    lost = np.isin(reasons, [int(Reason.DNS), int(Reason.CONNECT), int(Reason.DOMAIN_DOWN)])
+def dead(domains: list[str], reasons: npt.NDArray[np.uint16]) -> bool:
+    """Whether most requests to many domains got nowhere: it may be us. Not only names and connections: a resolver that
+    leads all to a private address, or a clock that is wrong, would refuse whatever a unit asks for, and for good."""
+    lost = np.isin(reasons, list(map(int, NOWHERE)))
     return len(set(domains)) >= OUTAGE_DOMAINS and 2 * int(lost.sum()) > len(reasons)
 
 
@@ -211,8 +240,7 @@ def _outcomes(rows: pa.Table, url_ids: ids.Ids, config: Config, results: Results
         "deviation": results.deviations,
         "num_bytes": results.num_bytes,
         "format": results.formats,
-        # what was not asked is no try; 255 says something else
-        "tries": np.minimum(rows["tries"].to_numpy() + (results.reasons != Reason.DOMAIN_DOWN).astype(np.int64), 254),
+        "tries": _tries(rows, results),
         "row": places,
     }
     arrays = [
@@ -221,3 +249,25 @@ def _outcomes(rows: pa.Table, url_ids: ids.Ids, config: Config, results: Results
     ]
     assert all(len(array) == num for array in arrays)
     return pa.Table.from_arrays(arrays, schema=schema.OUTCOMES)
+
+
+def _tries(rows: pa.Table, results: Results) -> npt.NDArray[np.int64]:
+    """What was not asked is no try; 255 says something else."""
+    asked = ~np.isin(results.reasons, [int(Reason.DOMAIN_DOWN), int(Reason.DEFERRED)])
+    tries: npt.NDArray[np.int64] = rows["tries"].to_numpy().astype(np.int64) + asked
+    return np.minimum(tries, 254)
+
+
+def _moves(url_ids: ids.Ids, config: Config, results: Results) -> pa.Table:
+    """Where the addresses went that left their domain."""
+    from pipelines.select import domains
+
+    places = np.array(sorted(results.moves), np.int64)
+    found = [results.moves[place] for place in places.tolist()]
+    columns = [
+        pa.array(ids.partitions(url_ids[places], config.partitions), pa.uint16()),
+        ids.arrow(url_ids[places]),
+        pa.array(found, schema.MOVES.field("url").type),
+        pa.array([domains.key(urls.host(url)) for url in found], schema.MOVES.field("domain").type),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema.MOVES)

@@ -15,13 +15,16 @@ from pipelines import urls
 from pipelines.reasons import Reason
 
 PORTS = frozenset((80, 443, 8080, 8443))
-# IANA special-purpose address registries; multicast and what is reserved; addresses that clouds answer themselves
+# IANA special-purpose address registries; multicast and what is reserved; and what clouds answer themselves though it
+# looks public: Azure's platform, and the services of IBM's. The metadata of all others lie in link-local, shared,
+# protocol and unique-local space.
 REFUSED_V4 = tuple(
     ipaddress.IPv4Network(text)
     for text in (
         "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
         "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24",
         "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4", "168.63.129.16/32",
+        "161.26.0.0/16", "166.8.0.0/14",
     )
 )  # fmt: skip
 UNICAST_V6 = ipaddress.IPv6Network("2000::/3")  # RFC 4291: all that is allocated; ULA, site-local, NAT64 lie outside

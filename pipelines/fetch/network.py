@@ -1,8 +1,8 @@
-"""One request for one address by libcurl, as a typed answer: safe against the server, and honest towards it.
+"""One request by libcurl, as a typed answer: safe against the server, and honest towards it.
 
-Redirects are followed here and not by libcurl, which would ask a hop before we have seen its address: so each hop is
-read by the same parser as the first, and its port, host and rights are judged alike. A line (one libcurl handle) is
-used again: its connections stay open, and its parsed CA bundle stays in memory, which costs 4 ms of CPU to load.
+Redirects are not followed here: a hop is a request of its own, in a turn of its own (see `asking`), and its port, host
+and rights are judged as those of the first. A line (one libcurl handle) is used again: its connections stay open, and
+its parsed CA bundle stays in memory, which costs 4 ms of CPU to load.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import IO, Any
 
 import pycurl
 
-from pipelines import rights, urls
-from pipelines.fetch import Config
-from pipelines.fetch.egress import Egress, refusal
+from pipelines import rights
+from pipelines.fetch import Config, robots
+from pipelines.fetch.egress import Egress
 from pipelines.images.header import sniff
 from pipelines.reasons import Reason
 
 ACCEPT = "Accept: image/jpeg,image/webp,image/png,image/gif,image/*;q=0.8"
+ACCEPT_TEXT = "Accept: text/plain,*/*;q=0.8"
 SNIFF_BYTES = 64  # of a body, before we say that it is no image
 DRAIN_BYTES = 16 << 10  # of a body that we do not want, read so that its connection can be used again
 MEMORY_BYTES = 512 << 10  # of a body, beyond which it lies on the scratch disk: 128 may wait for the decoder
@@ -69,13 +70,22 @@ class Policy:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """reason: KEPT if there is a body. value: as in schema.MEASURES. at: end of the answer, seconds since 1970."""
+    """reason: KEPT if there is a body (an image) or text (another file). value: as in schema.MEASURES. at: end of the
+    answer, seconds since 1970. location: where REDIRECTS leads, as the server wrote it. retry_after: likewise."""
 
     reason: Reason
     value: float = 0.0
     body: IO[bytes] | None = None
+    text: bytes = b""
     seconds: float = 0.0
     at: float = 0.0
+    location: str = ""
+    retry_after: str = ""
+
+    @property
+    def busy(self) -> bool:
+        """Whether the server asks to be left alone for a while."""
+        return self.reason in (Reason.HTTP_BUSY, Reason.HTTP_SERVER) and self.value in (429.0, 503.0)
 
 
 class Line:
@@ -94,31 +104,32 @@ class Line:
         curl.setopt(pycurl.HTTP09_ALLOWED, 0)
         # asks for bodies as they are; what a server encodes all the same is decoded, and counted decoded
         curl.setopt(pycurl.ACCEPT_ENCODING, "identity")
-        curl.setopt(pycurl.HTTPHEADER, [ACCEPT])
         curl.setopt(pycurl.USERAGENT, policy.agent)
         curl.setopt(pycurl.CAINFO, policy.ca_file)
         curl.setopt(pycurl.CONNECTTIMEOUT_MS, _ms(config.connect_s))
         curl.setopt(pycurl.LOW_SPEED_LIMIT, config.low_speed_bytes)
         curl.setopt(pycurl.LOW_SPEED_TIME, math.ceil(config.low_speed_s))
-        curl.setopt(pycurl.MAXFILESIZE_LARGE, config.max_bytes)
         curl.setopt(pycurl.MAXCONNECTS, CONNECTIONS)
         curl.setopt(pycurl.OPENSOCKETFUNCTION, self._on_socket)
         curl.setopt(pycurl.HEADERFUNCTION, self._on_header)
         curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
         if policy.connect_to:
             curl.setopt(pycurl.CONNECT_TO, [f"::{policy.connect_to}"])
-        self._begin()
+        self._begin(None)
 
     def close(self) -> None:
         """Close its connections."""
         self._curl.close()
 
-    def exchange(self, url: str, seconds: float) -> int:
+    def exchange(self, url: str, seconds: float, text_bytes: int = 0) -> int:
         """One request and its answer, without redirects; libcurl's error number, 0 for none. What came is in self.
 
-        OSError if the scratch disk is full.
+        text_bytes: take any body, of which so many bytes are read, instead of an image. OSError if the scratch disk is
+        full.
         """
-        self._begin()
+        self._begin(text_bytes or None)
+        self._curl.setopt(pycurl.HTTPHEADER, [ACCEPT_TEXT if text_bytes else ACCEPT])
+        self._curl.setopt(pycurl.MAXFILESIZE_LARGE, 0 if text_bytes else self._policy.config.max_bytes)
         self._curl.setopt(pycurl.URL, url.encode("ascii"))
         self._curl.setopt(pycurl.TIMEOUT_MS, _ms(seconds))
         error = self._perform()
@@ -127,12 +138,11 @@ class Line:
         return error
 
     def reaches(self, host: str) -> bool:
-        """Whether a name can be resolved and connected to; the line is of no further use."""
-        self._begin()
+        """Whether a name can be resolved and connected to, and proves itself by TLS; the line is of no further use."""
+        self._begin(None)
         self._curl.setopt(pycurl.URL, f"https://{host}/".encode("ascii"))
         self._curl.setopt(pycurl.CONNECT_ONLY, 1)
-        unreachable = (pycurl.E_COULDNT_RESOLVE_HOST, pycurl.E_COULDNT_CONNECT, pycurl.E_OPERATION_TIMEDOUT)
-        return self._perform() not in unreachable
+        return not self._perform()
 
     def failure(self, error: int) -> Reason:
         """The reason behind libcurl's error number."""
@@ -155,10 +165,13 @@ class Line:
             return int(error.args[0])
         return 0
 
-    def _begin(self) -> None:
+    def _begin(self, text_bytes: int | None) -> None:
         self.status = 0
         self.complete = False  # all headers of the answer are here
-        self.location = ""
+        self.location = self.retry_after = ""
+        self.text = bytearray()
+        self.enough = False  # as much text as was asked for
+        self._text_bytes = text_bytes
         self.opted_out = False
         self.verdict = Reason.KEPT  # why we ended it ourselves
         self.refused = self.opened = 0  # addresses
@@ -168,6 +181,7 @@ class Line:
         self._header_bytes = 0
         self._robots: list[str] = []
         self._tdm: list[str] = []
+        self._usage: list[str] = []
         self._head = b""
 
     def _on_socket(self, purpose: int, address: tuple[int, int, int, Any]) -> socket.socket | int:
@@ -193,8 +207,8 @@ class Line:
         if line[:5] == b"HTTP/":
             words = line.split(None, 2)
             self.status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
-            self.location = ""
-            self._robots, self._tdm = [], []
+            self.location = self.retry_after = ""
+            self._robots, self._tdm, self._usage = [], [], []
         elif line in (b"\r\n", b"\n"):
             return self._on_headers()
         else:
@@ -202,18 +216,22 @@ class Line:
             name, value = name.strip().lower(), value.strip()
             if name == "location" and not self.location:
                 self.location = _text(value)
+            elif name == "retry-after":
+                self.retry_after = value
             elif name == "x-robots-tag":
                 self._robots.append(value)
             elif name == "tdm-reservation":
                 self._tdm.append(value)
+            elif name in ("content-usage", "content-signal"):
+                self._usage.append(value)
         return None
 
     def _on_headers(self) -> int | None:
         self.complete = self.status >= 200
-        if not self.complete:
+        if not self.complete or self._text_bytes:  # of a robots.txt the words in its headers mean nothing
             return None
         names = (self._policy.config.agent.lower(), rights.AGENT)
-        self.opted_out = bool(rights.reserved(self._tdm)) or any(
+        self.opted_out = bool(rights.reserved(self._tdm) or rights.usage_reserved(self._usage)) or any(
             rights.opted_out(rights.robots_header(self._robots, name)) for name in names
         )
         wanted = self.status == 200 or self.status in MOVED
@@ -224,6 +242,10 @@ class Line:
 
     def _on_body(self, piece: bytes) -> int | None:
         self.num_bytes += len(piece)
+        if self._text_bytes and 200 <= self.status < 300:
+            self.text += piece[: self._text_bytes - len(self.text)]
+            self.enough = len(self.text) >= self._text_bytes
+            return 0 if self.enough else None
         if self.status != 200:
             return None if self.num_bytes <= DRAIN_BYTES else 0
         if self.num_bytes > self._policy.config.max_bytes:
@@ -244,55 +266,70 @@ class Line:
         return None
 
 
-def ask(url: str, line: Line, config: Config) -> Answer:
-    """Ask for one canonical address, over its redirects. OSError if the scratch disk is full.
+def ask(url: str, line: Line, config: Config, seconds: float) -> Answer:
+    """Ask for one canonical address, without following it: REDIRECTS with a location if it leads elsewhere. OSError if
+    the scratch disk is full.
 
-    There is no retry: what passes is asked again in a later generation. (libcurl itself repeats a request once when a
-    connection that it had kept open was closed before the first byte of an answer.)
+    (libcurl itself repeats a request once when a connection that it had kept open was closed before the first byte of
+    an answer.)
     """
     started = time.monotonic()
-    reason, value, body = _follow(url, line, config, started + config.total_s)
-    return Answer(reason=reason, value=value, body=body, seconds=time.monotonic() - started, at=time.time())
+    reason, value = _judge(line, line.exchange(url, seconds), config)
+    body, line.body = line.body, None
+    if reason and body is not None:
+        body.close()
+        body = None
+    return _answer(line, reason, value, started, body=body)
 
 
-def _follow(url: str, line: Line, config: Config, deadline: float) -> tuple[Reason, float, IO[bytes] | None]:
-    """(reason, value, body or None) of the last hop."""
-    reason = refusal(url)
-    for hop in range(config.max_redirects + 1):
-        if reason:
-            # what a redirect leads to is no BAD_URL of ours
-            return (Reason.REDIRECTS if hop and reason == Reason.BAD_URL else reason), float(hop), None
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return Reason.TIMEOUT, float(pycurl.E_OPERATION_TIMEDOUT), None
-        error = line.exchange(url, left)
-        reason, value = _judge(line, error, config)
-        body, line.body = line.body, None
-        if not reason:
-            return reason, 0.0, body
-        if body is not None:
-            body.close()
-        if reason != Reason.REDIRECTS:
-            return reason, value, None
-        url = urls.absolute(url, line.location)
-        reason = refusal(url)
-    return Reason.REDIRECTS, float(config.max_redirects), None
+def ask_text(url: str, line: Line, seconds: float) -> Answer:
+    """Likewise for a robots.txt: whatever it is, up to the bytes that are read of one."""
+    started = time.monotonic()
+    error = line.exchange(url, seconds, robots.MAX_BYTES)
+    reason, value = _judge_text(line, error)
+    return _answer(line, reason, value, started, text=b"" if reason else bytes(line.text))
+
+
+def _answer(line: Line, reason: Reason, value: float, started: float, **more: Any) -> Answer:
+    return Answer(
+        reason=reason,
+        value=value,
+        seconds=time.monotonic() - started,
+        at=time.time(),
+        location=line.location,
+        retry_after=line.retry_after,
+        **more,
+    )
 
 
 def _judge(line: Line, error: int, config: Config) -> tuple[Reason, float]:
-    """What one exchange came to; REDIRECTS if it goes on."""
+    """What one exchange came to."""
     if line.verdict:
         return line.verdict, float(config.max_bytes) if line.verdict == Reason.BODY_TOO_LARGE else 0.0
     if line.complete and line.status != 200:
-        # whatever became of its body
-        moved = line.status in MOVED and line.location
-        return (Reason.REDIRECTS if moved else status_reason(line.status)), float(line.status)
+        return _said(line)  # whatever became of its body
     if error:
         reason = line.failure(error)
         return reason, float(config.max_bytes if reason == Reason.BODY_TOO_LARGE else error)
     if not line.num_bytes:
         return Reason.BODY_EMPTY, 0.0
     return Reason.KEPT, 0.0
+
+
+def _judge_text(line: Line, error: int) -> tuple[Reason, float]:
+    """Likewise of a text, which may be empty, or cut where enough of it was read."""
+    if line.verdict:
+        return line.verdict, 0.0
+    if line.complete and not 200 <= line.status < 300:
+        return _said(line)
+    if error and not line.enough:
+        return line.failure(error), float(error)
+    return Reason.KEPT, float(line.status)
+
+
+def _said(line: Line) -> tuple[Reason, float]:
+    moved = line.status in MOVED and line.location
+    return (Reason.REDIRECTS if moved else status_reason(line.status)), float(line.status)
 
 
 def status_reason(status: int) -> Reason:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.fetch.network import Answer
+from pipelines.fetch.origins import Origins
 from pipelines.images import Measured
 from pipelines.reasons import Reason
 
@@ -36,6 +37,8 @@ class Results:
         self.formats = np.zeros(num, np.uint8)
         self.at_ms = np.zeros(num, np.int64)
         self.seconds = np.zeros(num, np.float32)
+        self.moves: dict[int, str] = {}  # where to, of the rows that are MOVED
+        self.origins: Origins[Any] | None = None  # set at the end
         self.num_written = 0
         self._seen = np.zeros(num, np.bool_)
         self._offsets = np.zeros(num, np.int64)
@@ -52,6 +55,8 @@ class Results:
         """Write one row; measured is None where there was no body. OSError if the disk is full."""
         self.reasons[place], self.values[place] = answer.reason, answer.value
         self.at_ms[place], self.seconds[place] = round(answer.at * 1000), answer.seconds
+        if answer.reason == Reason.MOVED:
+            self.moves[place] = answer.location
         if measured is not None:
             self.reasons[place], self.values[place] = measured.reason, measured.value
             self.sha256[place], self.num_bytes[place] = sha256, num_bytes

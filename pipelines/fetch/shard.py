@@ -1,9 +1,10 @@
 """img2dataset's Downloader as the loop over the addresses of a unit, with four of its seams replaced.
 
 Its own fetch reads file:// and private addresses and loads the CA bundle for every request, its Resizer takes 10 GB
-for a small PNG, its loop prints what goes wrong and forgets it. Kept: reading the shard, threads, order, statistics,
-and its bound on bodies that wait for the decoder. An exception that leaves the fetch function would hang the loop for
-ever, and one that leaves the writer would lose the row: so the first is caught, and rows are counted.
+for a small PNG, its loop prints what goes wrong and forgets it. Kept: reading the shard, threads, statistics, and its
+bound on bodies that wait for the decoder; but a thread is not held by the address that it was given, and answers for
+whichever has its turn. An exception that leaves the fetch function would hang the loop for ever, and one that leaves
+the writer would lose the row: so the first is caught, and rows are counted.
 """
 
 from __future__ import annotations
@@ -14,27 +15,23 @@ import io
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import certifi
 import pyarrow as pa
 
 from engine.ledger import code_version
 from engine.stage import Work
-from pipelines import ids
 from pipelines.fetch import LOOPBACK, Config, server
+from pipelines.fetch.asking import Asking, caught
 from pipelines.fetch.egress import Egress, Loopback, Public
-from pipelines.fetch.lines import Lines
-from pipelines.fetch.network import Answer, Line, Policy, ask
-from pipelines.fetch.polite import Breaker, Turns, interleave
+from pipelines.fetch.network import Answer, Line, Policy
 from pipelines.fetch.results import Results
 from pipelines.images import Measured
 from pipelines.images.decode import measure
 from pipelines.reasons import Reason
-
-T = TypeVar("T")
 
 
 class Shard:
@@ -44,26 +41,22 @@ class Shard:
         self.policy = policy
         self.results = results
         self.urls: list[str] = rows["url"].to_pylist()
-        self.domains: list[str] = rows["domain"].to_pylist()
-        self.order: list[int] = interleave(self.domains, ids.ids(rows["url_id"])).tolist()
+        self.asking = Asking(self.urls, rows["domain"].to_pylist(), policy)
         self.answers: list[Answer | None] = [None] * rows.num_rows
         self.fault: OSError | None = None  # of our disk, not of a server
         self._work = work
-        self._lines = Lines(policy)
-        self._turns = Turns(policy.config.rate, policy.config.per_domain)
-        self._breaker = Breaker(policy.config.max_unanswered)
         self._measured: tuple[Measured, bytes, int] | None = None
 
     def seam_fetch(self, row: tuple[int, str]) -> tuple[int, Stream | None, str | None]:
-        """Ask for one address; in any of the loop's threads."""
-        key, url = row
-        place = self.order[key]
-        answer = caught(self._ask, place, url)
-        if isinstance(answer, Exception):
-            answer = self._broken(answer)
+        """Ask until some address has its answer, in any of the loop's threads: the loop counts its keys, and does not
+        mind which of them it is told of."""
+        found = caught(self.asking.next)
+        if isinstance(found, Exception):
+            return row[0], None, str(found)  # one key too many: the row will be missing
+        place, answer = found
         self.answers[place] = answer
         stream = None if answer.body is None else Stream(place, answer.body)
-        return key, stream, answer.reason.word if answer.reason else None
+        return place, stream, answer.reason.word if answer.reason else None
 
     def seam_decode(self, stream: Stream, boxes: object) -> tuple[Any, ...]:
         """Measure one body, in the loop's own thread, just before its row is written: (JPEG or None, its width, its
@@ -79,9 +72,8 @@ class Shard:
         return image.body, image.stored_width, image.stored_height, image.width, image.height, word
 
     def seam_write(self, key: int) -> None:
-        """Write one row; key: its number in the loop."""
-        place = self.order[key]
-        answer = self.answers[place]
+        """Write one row; key: its number in the loop, which is its place."""
+        place, answer = key, self.answers[key]
         assert answer is not None, "a row is written after its answer"
         measured, sha256, num_bytes = self._measured or (None, b"", 0)
         self._measured = None
@@ -97,21 +89,10 @@ class Shard:
         return Writer(self)
 
     def close(self) -> None:
-        """Close all connections."""
-        self._lines.close()
-
-    def _ask(self, place: int, url: str) -> Answer:
-        # whatever else must be known before a request (what a host allows, say) is asked inside the turn
-        domain = self.domains[place]
-        if self._breaker.down(domain):
-            return Answer(reason=Reason.DOMAIN_DOWN, at=time.time())
-        with self._turns.turn(domain):
-            if self._breaker.down(domain):  # meanwhile
-                return Answer(reason=Reason.DOMAIN_DOWN, at=time.time())
-            with self._lines.lend(domain) as line:
-                answer = ask(url, line, self.policy.config)
-            self._breaker.note(domain, answer.reason)
-            return answer
+        """Close all connections; what robots.txt said goes with the results."""
+        self.asking.close()
+        self.fault = self.fault or self.asking.fault
+        self.results.origins = self.asking.origins
 
     def _measure(self, stream: Stream) -> tuple[Measured, bytes, int]:
         body = stream.read()
@@ -174,14 +155,6 @@ class Chatter(io.TextIOBase):
         return len(text)
 
 
-def caught(call: Callable[..., T], *arguments: Any) -> T | Exception:
-    """What a call returns or raises: no exception may leave a seam, MemoryError included (see above)."""
-    try:
-        return call(*arguments)
-    except Exception as error:
-        return error
-
-
 def policy(config: Config, scratch: Path) -> Policy:
     """What the requests of a unit keep to. ConfigError if the config is not ready, or the server is another."""
     config.ready()
@@ -209,7 +182,7 @@ def fetch(rows: pa.Table, policy: Policy, work: Work) -> Results:
         return results
     shard = Shard(rows, policy, work, results)
     path = work.scratch / "shard.arrow"
-    table = pa.table({"url": [shard.urls[place] for place in shard.order]})
+    table = pa.table({"url": shard.urls})
     with pa.ipc.new_file(str(path), table.schema) as writer:
         writer.write_table(table)
     chatter = Chatter()
@@ -262,13 +235,13 @@ def seams() -> Iterator[Any]:
 
 
 def check_control(host: str, policy: Policy) -> None:
-    """RuntimeError if a name that resolves in public cannot be reached either: the fault is on our side."""
+    """RuntimeError if a name that answers in public cannot be reached either: the fault is on our side."""
     line = Line(policy)
     try:
         if not line.reaches(host):
             raise RuntimeError(
                 f"most names of this unit cannot be resolved or connected to, and {host} cannot either: check the "
-                "network and the resolver of this machine, then retry the unit"
+                "network, the resolver and the clock of this machine, then retry the unit"
             )
     finally:
         line.close()

@@ -4,7 +4,7 @@
 
 INDEX.tsv: images with columns file, width and height (files beside it); without it, pictures are generated. The server
 is another process on loopback, whose CPU time is not counted. Both trust the same bundle: certifi's and the server's.
-Stock asks one host, since it opens a connection for every request anyway.
+Stock asks one host, since it opens a connection for every request anyway; ours asks each host for its robots.txt too.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from pipelines.fetch import shard
 from tests.offline import OfflineWork
 
 MIN_SIDE = 64
+ROBOTS = b"User-agent: *\nCrawl-delay: 0\nDisallow: /wp-admin/\nDisallow: /search\nAllow: /wp-admin/admin-ajax.php\n"
 
 
 class Frozen(dict[str, pa.Table]):
@@ -188,7 +189,7 @@ def generated(num: int) -> list[bytes]:
 
 
 def serve(listener: socket.socket, bodies: list[bytes], pair: Path) -> None:
-    """Answer GET /k with image k, for ever; a thread a connection."""
+    """Answer GET /k with image k, and robots.txt, for ever; a thread a connection."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair)
 
@@ -203,7 +204,8 @@ def serve(listener: socket.socket, bodies: list[bytes], pair: Path) -> None:
                 closing = False
                 while (header := reader.readline()) not in (b"\r\n", b""):
                     closing |= header.lower().startswith(b"connection: close")
-                body = bodies[int(line.split()[1][1:])]
+                path = line.split()[1]
+                body = ROBOTS if path == b"/robots.txt" else bodies[int(path[1:])]
                 client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
                 if closing:
                     return

@@ -29,6 +29,18 @@ HEADERS = [
     (["kosmosbot: index", "noindex"], "index, noindex", True),
     (["all", "index, follow"], "all, index, follow", False),
     (["", " , ,"], "", False),
+    # as Google writes it: several agents in one header
+    (["BadBot: noindex, nofollow, googlebot: nofollow"], "", False),
+    (["BadBot: nofollow, KosmosBot: noindex, nofollow"], "noindex, nofollow", True),
+    (["noindex, otherbot: nofollow"], "noindex", True),
+    (["noindex; nofollow"], "noindex, nofollow", True),
+    (["max-image-preview: none"], "max-image-preview: none", False),  # of what a search shows
+    (["max-image-preview: none noai"], "max-image-preview: none noai", True),
+    (["max-video-preview:0, max-snippet: -1"], "max-video-preview:0, max-snippet: -1", False),
+    (["noindex max-snippet: -1, nofollow"], "noindex max-snippet: -1, nofollow", True),  # no agent has a space
+    (["noai: 1"], "noai: 1", True),
+    (["unavailable_after : 25 Jun 2030 15:00:00 PST, noai"], "unavailable_after: 2030-06-25, noai", True),
+    (["unavailable_after: Jun 25, 2030, noai"], "unavailable_after: 2030-06-25, noai", True),
 ]
 
 
@@ -51,6 +63,14 @@ def test_meta_counts_if_it_is_for_all_or_for_us() -> None:
         ("Friday, 25-Jun-10 15:00:00 GMT", True),
         ("2010-06-25", True),
         ("25 Aug 1999", True),
+        ("Fri, 25 Jun 2010 15:00:00 PST", True),
+        ("25-Aug-2007 15:00:00 EST", True),
+        ("25 June 2010", True),
+        ("June 25, 2010", True),
+        ("Jun 25 2010", True),
+        ("Fri Jun 25 15:00:00 2010", True),
+        ("2010-06-25T15:00:00-08:00", True),
+        ("Jun 25, 2030", False),
         ("Friday, 25-Jun-99 15:00:00 GMT", True),
         ("2024-05-17T09:00:00Z", False),  # the day of the capture itself
         ("25 Jun 2030 15:00:00 PST", False),
@@ -81,8 +101,57 @@ def test_reservation() -> None:
     assert rights.reserved(["0", "", "true"]) == ""
 
 
+def test_a_name_is_ours_in_any_case() -> None:
+    assert rights.robots_header(["acmebot: noai"], "AcmeBot") == "noai"
+    assert rights.robots_meta([("acmebot", "noai")], "AcmeBot") == "noai"
+
+
+@pytest.mark.parametrize(
+    ("value", "allowed"),
+    [
+        ("train-ai=n", False),
+        ("train-ai=y", True),
+        ("search=y, train-ai=n", False),
+        ("Train-AI = N", False),
+        ("train-ai=n;why=x", False),
+        ("ai-train=no", False),
+        ("search=yes,ai-train=yes,ai-input=no,use=reference", True),
+        ("ai-train=n", False),  # the words of one in the line of the other
+        ("train-ai=no", False),
+        ("train-ai=y, ai-train=no", False),
+        ("train-ai=y, train-ai=n", False),
+        ("ai=n", False),  # earlier drafts
+        ("genai=n", False),
+        ("train-genai=n", False),
+        ("bots=n", False),
+        ("tdm=n, search=y", False),
+        ("bots=n, train-ai=y", True),
+        ("bots=y, train-ai=n", False),
+        ("", None),
+        ("search=n, ai-use=n, ai-input=no", None),
+        ("train-ai", None),
+        ("train-ai=?0", None),
+        ("train-ai=0", None),
+        ('train-ai="n"', None),
+        ("train-ai=never", None),
+        ("no-train-ai=n", None),
+        ("train-ai.x=n", None),
+        ("-train-ai=n", None),
+    ],
+)
+def test_what_is_said_of_training(value: str, allowed: bool | None) -> None:
+    assert rights.training(value) is allowed
+    assert rights.usage_reserved(["", value]) == ("1" if allowed is False else "")
+
+
+def test_one_header_that_reserves_is_enough() -> None:
+    assert rights.usage_reserved(["train-ai=y", "search=y", "train-ai=n"]) == "1"
+    assert rights.usage_reserved([]) == ""
+
+
 @given(st.lists(st.text(max_size=60), max_size=4))
 def test_the_grammar_is_total(values: list[str]) -> None:
     found = rights.robots_header(values)
     assert found == found.lower()
     rights.opted_out(found)
+    assert rights.usage_reserved(values) in ("", "1")

@@ -37,6 +37,7 @@ REFUSED = [
     "http://user:pw@example.com/", "http://exa mple.com/", "http://a..b/", "http://example.com:99999/",
     "http://example.com:x/", "http://1.2.3.256/", "http://[::1", "http://" + "a" * 64 + ".com/",
     "http://example.com/" + "a" * 9000, "mailto:a@b.example", "//example.com/x",
+    "http://-1.0.0.1/", "http://0x-7f.1/", "http://1_0.0.0.1/", "http://+1.2.3.4/",
 ]  # fmt: skip
 JOINS = [
     ("http://example.com/a/b?c", "d.png", "http://example.com/a/d.png"),
