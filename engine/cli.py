@@ -28,6 +28,8 @@ PRESETS = {  # the first by default
 WHY = "pipelines.explain:why"
 DEMO = "pipelines.demo:demo"
 LEAKS = "pipelines.leaks:leaks"
+SHEET = "pipelines.sheet:sheet"
+PUT_SHEET = "pipelines.sheet:write"
 INPUTS = "pipelines.snapshot:Inputs"
 NAMED = "pipelines.snapshot:named"
 CRAWLS = "pipelines.offers:crawls"
@@ -228,6 +230,27 @@ def _why(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _sheet(arguments: argparse.Namespace) -> int:
+    recipe = _recipe(arguments)
+    if arguments.show:
+        return _show(arguments, recipe)
+    numbers = arguments.documents, arguments.rejects, arguments.seed
+    drawn = resolve(SHEET)(recipe, _ledger(arguments), arguments.digests, *numbers)
+    if arguments.out == "-":
+        sys.stdout.buffer.write(drawn.body)
+        sys.stdout.buffer.flush()
+        return 0
+    resolve(PUT_SHEET)(arguments.out, drawn.body)
+    told = {"out": arguments.out, "bytes": len(drawn.body)}
+    told |= {f.name: getattr(drawn, f.name) for f in dataclasses.fields(drawn) if f.name != "body"}
+    text = (
+        f"{arguments.out}: {drawn.documents:,} of {drawn.all_documents:,} documents and {drawn.rejects:,} of "
+        f"{drawn.all_rejects:,} refused images, {len(drawn.body) / 1e6:.1f} MB; open it in a browser"
+    )
+    print(json.dumps(told) if arguments.json else text)
+    return 0
+
+
 def _freeze(arguments: argparse.Namespace) -> int:
     from engine.chain import frozen
 
@@ -313,6 +336,7 @@ VERBS = {
     "crawls": _crawls,
     "why": _why,
     "leaks": _leaks,
+    "sheet": _sheet,
     "freeze": _freeze,
     "verify": _verify,
     "gc": _gc,

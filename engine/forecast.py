@@ -10,7 +10,7 @@ from itertools import islice
 from engine.chain import Chain
 from engine.errors import ConfigError
 from engine.ledger import Ledger
-from engine.recipe import Recipe
+from engine.recipe import Floor, Recipe
 from engine.stage import Unit
 
 SAMPLE = 64  # commits read to say what a unit costs
@@ -38,7 +38,7 @@ class StagePlan:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """A plan of a recipe. fresh: units that would enter the next generation, counting those yet to be computed.
-    missing: what has to be set before it can run, as a sentence."""
+    missing: what has to be set before it can run, as a sentence. floors: what waits at stages that ask a network."""
 
     stages: tuple[StagePlan, ...]
     generations: int
@@ -46,6 +46,7 @@ class Plan:
     fresh: int
     workers: int
     missing: str = ""
+    floors: tuple[Floor, ...] = ()
 
     @property
     def cpu_s(self) -> float:
@@ -100,4 +101,5 @@ def plan(recipe: Recipe, ledger: Ledger, units: Sequence[Unit], workers: int = 0
         fresh=len(set(fresh) | {unit for unit in ids if unit not in last}),
         workers=workers or os.cpu_count() or 1,
         missing=missing,
+        floors=tuple(recipe.floor(recipe, ledger)) if ours else (),
     )

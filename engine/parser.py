@@ -8,6 +8,7 @@ from typing import Any
 
 STORE = "kosmos-store"
 RUN = "kosmos-run"
+SHEET = "sheet.html"
 
 
 def parser(recipes: Sequence[str], presets: Sequence[str], trainings: Sequence[str]) -> argparse.ArgumentParser:
@@ -99,6 +100,25 @@ def parser(recipes: Sequence[str], presets: Sequence[str], trainings: Sequence[s
         "leaks", "what pages have of the evaluation sets, a line a set", "kosmos leaks --store s3://bucket/kosmos"
     )
     _recipe_arguments(leaks, recipes, presets)
+
+    sheet = verb(
+        "sheet",
+        "a page to look at: curated documents as they read, and images that were refused",
+        "kosmos sheet $(kosmos freeze assemble --all) -o sheet.html",
+    )
+    sheet.add_argument(
+        "digests",
+        nargs="*",
+        metavar="DIGEST",
+        help="manifests of assemble, as `kosmos freeze assemble` prints them (default: of all published generations)",
+    )
+    sheet.add_argument(
+        "-o", "--out", default=SHEET, metavar="FILE", help=f"a file, an address, or - (default: {SHEET})"
+    )
+    sheet.add_argument("--documents", type=int, default=50, metavar="N", help="documents to show (default: 50)")
+    sheet.add_argument("--rejects", type=int, default=50, metavar="N", help="refused images to show (default: 50)")
+    sheet.add_argument("--seed", type=int, default=0, metavar="N", help="another one draws others (default: 0)")
+    _recipe_arguments(sheet, recipes, presets, positional=False)
 
     freeze = verb("freeze", "print a manifest digest: the frozen list of a stage's commits", "kosmos freeze decide")
     freeze.add_argument("stage", metavar="STAGE", help="a stage of the recipe")

@@ -7,7 +7,7 @@ barrier stands in the chain with units of its own naming and generations of its 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,30 @@ class Step:
     listed: Listed | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turns:
+    """Requests that wait for one another: those to one politeness key."""
+
+    key: str
+    requests: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Floor:
+    """What waits at a stage that asks a network, and the seconds that no cluster makes less; 0 if nothing holds it.
+
+    units, addresses: all that wait. rate: requests a second and key, 0 for no limit. slowest: the keys with the most
+    requests, most first: an address may want more than its own.
+    """
+
+    stage: str
+    units: int
+    addresses: int
+    rate: float
+    seconds: float
+    slowest: tuple[Turns, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Steps in order: map steps first, then the chain of barriers. config: the resolved config, for `--show`.
@@ -47,7 +71,8 @@ class Recipe:
     besides: reasons of the first that are no loss (records that were never candidates). apart: (title, stages) of what
     is counted there beside the records, and shown under a title of its own. ready: raises ConfigError if a
     run cannot begin with this config; looking at what a store holds needs no more than the keys. pinned: settings that
-    say what files of this machine decided, kept with a run: who looks into the store later has no such files.
+    say what files of this machine decided, kept with a run: who looks into the store later has no such files. floor:
+    what waits at its recorded stages, and for how long at least; reads only.
     """
 
     name: str
@@ -59,6 +84,7 @@ class Recipe:
     apart: tuple[tuple[str, tuple[str, ...]], ...] = ()
     ready: Callable[[], None] = lambda: None
     pinned: tuple[str, ...] = ()
+    floor: Callable[[Recipe, Ledger], Sequence[Floor]] = lambda recipe, ledger: ()
 
     def __post_init__(self) -> None:
         seen_barrier = False

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engine.care import Check, Garbage
     from engine.crawls import CrawlStatus
     from engine.forecast import Plan
+    from engine.recipe import Floor
     from engine.status import Status
     from engine.window import StageReport
 
@@ -35,6 +36,19 @@ def _time(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _wait(seconds: float) -> str:
+    """A time to wait, rounded to what one plans by: 40 s, 25 min, 18 h 20 min, 3 d 4 h."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{hours // 24} d {hours % 24} h" if hours % 24 else f"{hours // 24} d"
 
 
 def _console() -> Console:
@@ -83,10 +97,27 @@ def plan(result: Plan, as_json: bool) -> None:
             f"About {_time(result.cpu_s / result.workers)} on {result.workers} cores for the measured stages "
             f"({_time(result.cpu_s)} of CPU)."
         )
+    for floor in result.floors:
+        console.print(Text(_floor(floor)), soft_wrap=True)
     if result.missing:
         console.print(Text(f"Before it can run: {result.missing}", "yellow"), soft_wrap=True)
     if result.unmeasured:
         console.print(f"Not measured yet: {', '.join(result.unmeasured)}; a run with --limit 2 measures them.")
+
+
+def _floor(floor: Floor) -> str:
+    """What waits at a stage, and whose turns make it last."""
+    waiting = f"{floor.addresses:,} addresses in {floor.units:,} units wait"
+    if not floor.seconds:
+        return f"{floor.stage}: {waiting}."
+    first, *others = floor.slowest
+    text = (
+        f"{floor.stage}: {_wait(floor.seconds)} at least: {first.key} has {first.requests:,} requests at "
+        f"{floor.rate:g} a second; {waiting}."
+    )
+    if others:
+        text += f" The next are {', '.join(f'{turns.key} with {turns.requests:,}' for turns in others)}."
+    return text
 
 
 def reports(found: Sequence[StageReport], recipe: str, store: str, as_json: bool) -> None:

@@ -172,23 +172,21 @@ def _stage(ledger: Ledger, stage: Stage, standing: set[int], see: Callable[[Stag
 
 
 def _apart(recipe: Recipe, names: tuple[str, ...], stages: list[StageStatus]) -> dict[str, dict[str, int]]:
-    """Counts beside the records; a stage that is not in the funnel has no others."""
-    found = {}
+    """Counts beside the records; a stage that is not in the funnel has no others. Each kind of a stage's counts is a
+    whole of its own, under the stage's name and its own, which alone would say nothing."""
+    found: dict[str, dict[str, int]] = {}
     for stage in stages:
-        if stage.stage in names:
-            beside = {
-                reason: num
-                for reason, num in stage.counts.items()
-                if SIDE in reason or stage.stage not in recipe.funnel
-            }
-            # what all of a stage's names begin with says nothing under the title
-            one_kind = len({reason.partition(SIDE)[0] for reason in beside if SIDE in reason}) < 2
-            counts = {
-                (reason.partition(SIDE)[2] or reason) if one_kind else reason.replace(SIDE, " "): num
-                for reason, num in beside.items()
-            }
-            if counts:
-                found[stage.stage] = counts
+        if stage.stage not in names:
+            continue
+        kinds: dict[str, dict[str, int]] = {}
+        for reason, num in stage.counts.items():
+            kind, side, word = reason.partition(SIDE)
+            if side:
+                kinds.setdefault(kind, {})[word] = num
+            elif stage.stage not in recipe.funnel:
+                kinds.setdefault("", {})[reason] = num
+        for kind, counts in sorted(kinds.items()):
+            found[f"{stage.stage} {kind}" if kind and len(kinds) > 1 else stage.stage] = counts
     return found
 
 

@@ -5,6 +5,8 @@ as a whole, a shorter one says too little. GPT-3 took one shared run for a leak,
 of the tokens, Tulu 3 half of the tokens: a page goes from half of an item's runs on, and every smaller share is told.
 
     --set decontaminate.sets=piqa=eval/piqa.jsonl,sst2=s3://bucket/sst2.tsv.gz
+
+Images of evaluation sets are settings here too, and are told by the match stage: `pipelines.images.evaluation`.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from engine.stage import UNKEYED, Output, Unit, Work
 from engine.store import absolute
 from pipelines import evalsets, normalise, overlaps, sketch
 from pipelines.evalsets import Source
+from pipelines.images import evaluation
 from pipelines.reasons import Reason
 from pipelines.sign import page_texts
 
@@ -50,7 +53,8 @@ class Config:
     addresses of lists of phrases, one a line, whose runs never count. digest: hex sha256 of all these files; "" takes
     it from them. ngram: words of a run. min_words: of an item that is compared. min_covered: share of an item's runs
     from which a page goes. max_items: a run in more items of a set is a template, and does not count. max_told: items
-    that are told of a page, those first of which it has most.
+    that are told of a page, those first of which it has most. images, image_digest, image_distance: sets of images, as
+    sets, digest and distance of `evaluation.Config`; no text is compared with them.
     """
 
     sets: tuple[str, ...] = field(default=(), metadata=UNKEYED)
@@ -64,6 +68,10 @@ class Config:
     max_told: int = 64
     table: str = normalise.TABLE_DIGEST
     sketch: str = sketch.DIGEST
+    # of another stage, whose key they enter
+    images: tuple[str, ...] = field(default=(), metadata=UNKEYED)
+    image_digest: str = field(default="", metadata=UNKEYED)
+    image_distance: int = field(default=evaluation.DISTANCE, metadata=UNKEYED)
 
     def __post_init__(self) -> None:
         if (self.table, self.sketch) != (normalise.TABLE_DIGEST, sketch.DIGEST):
@@ -86,6 +94,7 @@ class Config:
         if comma:
             raise ConfigError(f"{comma[0]}: a comma ends an address in decontaminate.sets; give the file another name")
         evalsets.sources(self.sets)
+        _images(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,13 +142,19 @@ def resolved(config: Config) -> Config:
     return replace(config, sets=sets, allow=tuple(map(absolute, config.allow)), digest=digest(config))
 
 
+def images(config: Config) -> evaluation.Config:
+    """The images that are to be found, as `resolved`: addresses that mean the same everywhere, hashes, their digest."""
+    return evaluation.resolved(_images(config))
+
+
 def pinned(config: Config) -> tuple[str, ...]:
     """The settings that stand for the files where they are not at hand."""
+    pictures = evaluation.pinned(_images(config))
     if not config.sets:
-        return ()
+        return pictures
     full = resolved(config)
     allow = (f"decontaminate.allow={','.join(full.allow)}",) if full.allow else ()
-    return f"decontaminate.sets={','.join(full.sets)}", *allow, f"decontaminate.digest={full.digest}"
+    return f"decontaminate.sets={','.join(full.sets)}", *allow, f"decontaminate.digest={full.digest}", *pictures
 
 
 def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
@@ -288,6 +303,10 @@ def _templates(
     of_set, items = np.unique(once // num_items * num_sets + item_sets[once % num_items], return_counts=True)
     found: npt.NDArray[np.bool_] = np.isin(places[:, 0] * num_sets + item_sets[item], of_set[items > most])
     return found
+
+
+def _images(config: Config) -> evaluation.Config:
+    return evaluation.Config(sets=config.images, digest=config.image_digest, distance=config.image_distance)
 
 
 def _contents(config: Config) -> tuple[list[tuple[Source, bytes]], list[tuple[Source, bytes]]]:

@@ -26,6 +26,7 @@ MAX_ITEMS = 1 << 22  # of a file
 MAX_FIELDS = 1024  # strings of an item
 MAX_DEPTH = 16
 MAX_ALTERNATIVES = 64  # that are read, of an item: the first ones
+SETTINGS = "decontaminate.sets or decontaminate.allow"
 KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv"}
 NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
 PLAIN = re.compile(r"[\w.-]+")
@@ -67,15 +68,15 @@ def source(setting: str) -> Source:
     """What "name=address" or an address means; ConfigError if the file's name does not say what it is."""
     named = NAMED.fullmatch(setting)
     uri = named[2] if named else setting
-    stem, suffix = _suffix(uri)
-    if suffix not in KINDS:
+    stem, ending = suffix(uri)
+    if ending not in KINDS:
         raise ConfigError(
             f"{uri} is neither .jsonl nor .tsv (.gz may follow); convert it, and give decontaminate.sets name=path"
         )
     name = named[1] if named else stem
     if not PLAIN.fullmatch(name):
         raise ConfigError(f"{name!r} cannot name a set (letters, digits, _ . -); give decontaminate.sets name={uri}")
-    return Source(name=name, uri=uri, kind=KINDS[suffix])
+    return Source(name=name, uri=uri, kind=KINDS[ending])
 
 
 def sources(settings: Sequence[str]) -> list[Source]:
@@ -88,9 +89,12 @@ def sources(settings: Sequence[str]) -> list[Source]:
     return found
 
 
-def body(uri: str) -> bytes:
-    """The bytes of a file at a path or address, unpacked if it is .gz; ConfigError if there are none or too many."""
-    found = _stored(uri)
+def body(uri: str, settings: str = SETTINGS) -> bytes:
+    """The bytes of a file at a path or address, unpacked if it is .gz; ConfigError if there are none or too many.
+
+    settings: that may name it, for the sentence of an error.
+    """
+    found = _stored(uri, settings)
     if uri.lower().endswith(".gz"):
         try:
             with gzip.open(BytesIO(found)) as file:
@@ -115,7 +119,7 @@ def items(one: Source, content: bytes, fields: Sequence[str] = ()) -> Iterator[I
 
     fields: of a JSONL object or, with a first line that names them, of a TSV file, in the order in which they read.
     """
-    read = _objects(one, content) if one.kind == "jsonl" else _rows(one, content, fields)
+    read = objects(one, content) if one.kind == "jsonl" else _rows(one, content, fields)
     num = 0
     for num, (line, value) in enumerate(read, 1):
         if num > MAX_ITEMS:
@@ -136,7 +140,7 @@ def items(one: Source, content: bytes, fields: Sequence[str] = ()) -> Iterator[I
 
 def phrases(uri: str, content: bytes) -> list[str]:
     """The lines of an allow list; ConfigError if they are not UTF-8."""
-    return [text for _, text in _lines(Source(name=uri, uri=uri, kind="text"), content)]
+    return [text for _, text in lines(Source(name=uri, uri=uri, kind="text"), content)]
 
 
 def readings(value: dict[str, Any], fields: Sequence[str] = ()) -> tuple[str, ...]:
@@ -202,8 +206,10 @@ def _clean(text: str) -> str:
     return LABEL.sub("", text).strip().encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _objects(one: Source, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, text in _lines(one, content):
+def objects(one: Source, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number from 0, object) of each line that is not empty; a text is an object with that text. ConfigError for what
+    is neither."""
+    for line, text in lines(one, content):
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -219,7 +225,7 @@ def _objects(one: Source, content: bytes) -> Iterator[tuple[int, dict[str, Any]]
 
 def _rows(one: Source, content: bytes, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     names: list[str] = []
-    for line, text in _lines(one, content):
+    for line, text in lines(one, content):
         cells = text.split("\t")
         if not names:
             names = [cell.strip() for cell in cells] if fields else [f"column {i + 1}" for i in range(len(cells))]
@@ -237,8 +243,8 @@ def _rows(one: Source, content: bytes, fields: Sequence[str]) -> Iterator[tuple[
         yield line, {name: "" if NUMBER.fullmatch(cell) else cell for name, cell in zip(names, cells, strict=True)}
 
 
-def _lines(one: Source, content: bytes) -> Iterator[tuple[int, str]]:
-    """(number from 0, text) of each line that is not empty."""
+def lines(one: Source, content: bytes) -> Iterator[tuple[int, str]]:
+    """(number from 0, text) of each line that is not empty; ConfigError if it is not UTF-8."""
     for line, raw in enumerate(BytesIO(content.removeprefix(b"\xef\xbb\xbf"))):
         try:
             text = raw.decode().strip("\r\n")
@@ -248,29 +254,27 @@ def _lines(one: Source, content: bytes) -> Iterator[tuple[int, str]]:
             yield line, text
 
 
-def _stored(uri: str) -> bytes:
+def _stored(uri: str, settings: str) -> bytes:
     path = local_path(uri) if "://" in uri else Path(uri).expanduser()
     if path is None:
         root, _, name = absolute(uri).rpartition("/")
         store = Store(root)
         head = store.head(name)
         if head is None:
-            raise ConfigError(f"{uri} is not there; mend its address in decontaminate.sets or decontaminate.allow")
+            raise ConfigError(f"{uri} is not there; mend its address in {settings}")
         return store.get(name) if head.size <= MAX_BYTES else bytes(MAX_BYTES + 1)
     if path.exists() and not path.is_file():
-        raise ConfigError(f"{uri} is no file; name files in decontaminate.sets and decontaminate.allow")
+        raise ConfigError(f"{uri} is no file; mend its address in {settings}")
     try:
         with open(path, "rb") as file:
             return file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(
-            f"{uri} cannot be read ({error.strerror}); mend its address in decontaminate.sets or decontaminate.allow"
-        ) from None
+        raise ConfigError(f"{uri} cannot be read ({error.strerror}); mend its address in {settings}") from None
 
 
-def _suffix(uri: str) -> tuple[str, str]:
-    """(name of the file without its suffixes, the suffix before .gz)."""
+def suffix(uri: str) -> tuple[str, str]:
+    """(name of the file without its suffixes, the suffix before .gz, in small letters)."""
     name = uri.rpartition("/")[2]
     whole = name[:-3] if name.lower().endswith(".gz") else name
-    stem, dot, suffix = whole.rpartition(".")
-    return stem, (dot + suffix).lower()
+    stem, dot, ending = whole.rpartition(".")
+    return stem, (dot + ending).lower()

@@ -12,12 +12,13 @@ import pyarrow.compute as pc
 
 from engine import schema
 from engine.arrow import stored_schema
+from engine.chain import Chain
 from engine.ledger import Commit, Ledger
 from engine.recipe import Recipe
 from engine.stage import Stage
 from engine.vocab import STREAMS
 from engine.work import read_parts, read_rows
-from pipelines import ids
+from pipelines import explain_dedupe, ids
 from pipelines.dedupe import BLOCK, MAX_ORDINAL, MAX_ROW
 from pipelines.finding import Finding
 from pipelines.reasons import Reason
@@ -41,6 +42,8 @@ def document(recipe: Recipe, ledger: Ledger, extracted: Commit, where: str, doc:
         for fate in mine(ledger, stage, number, block, "refused", doc):
             yield _image(where, stage, fate, urls)
     what = f"{chosen[0]['value']:g} candidates" if reason == Reason.KEPT else _value(chosen[0]["value"])
+    if reason == Reason.SAME_IMAGES:
+        what = _twin(recipe, ledger, number, block, doc)
     yield Finding(where=where, stage="select", outcome=reason.word, detail=what)
     if reason != Reason.KEPT:
         return
@@ -84,22 +87,17 @@ def _image(where: str, stage: Stage, fate: dict[str, Any], urls: list[str]) -> F
 
 
 def address(recipe: Recipe, ledger: Ledger, url: str) -> Iterator[Finding]:
-    """What is on record of an image's canonical address."""
-    fetch = recipe.stage("fetch")
-    outcomes = fetch.output("outcomes")
+    """What is on record of an image's canonical address, and where it moved to."""
     wanted = url_id(url)
     column = pa.array([wanted], pa.binary(ids.ID_BYTES))
     part = int(ids.partitions(ids.ids(column), recipe.stage("frequency").config.cut.partitions)[0])
-    for commit in sorted(ledger.commits(fetch.key), key=lambda commit: commit.generation):
-        batches = read_parts(ledger.store, stored_schema(outcomes), commit.outputs["outcomes"], part)
-        table = pa.Table.from_batches(batches, stored_schema(outcomes))
-        for row in table.filter(pc.equal(table["url_id"], pa.scalar(wanted, pa.binary(ids.ID_BYTES)))).to_pylist():
-            reason = Reason(row["reason"])
-            size = f", {row['width']} x {row['height']}" if row["width"] else ""
-            body = f", {row['num_bytes']:,} bytes" if row["num_bytes"] else ""
-            detail = f"try {row['tries']}{size}{body}" + (f", {_value(row['value'])}" if row["value"] else "")
-            outcome = "fetched" if reason == Reason.KEPT else reason.word
-            yield Finding(where=url, stage="fetch", outcome=outcome, detail=detail)
+    for name in ("fetch", "follow"):
+        stage = recipe.stage(name)
+        for commit in sorted(ledger.commits(stage.key), key=lambda commit: commit.generation):
+            for row in _of(ledger, stage, commit, "outcomes", part, wanted):
+                moves = _of(ledger, stage, commit, "moves", part, wanted) if row["reason"] == Reason.MOVED else []
+                yield _answer(url, stage, row, moves)
+    yield from _over_budget(recipe, ledger, url, part, wanted)
     shown = [
         row["docs"]
         for number in ledger.generations(recipe.stage("frequency").key)
@@ -108,6 +106,40 @@ def address(recipe: Recipe, ledger: Ledger, url: str) -> Iterator[Finding]:
     if shown:
         documents = f"shown by {max(shown)} document{'s' if max(shown) > 1 else ''}"
         yield Finding(where=url, stage="select", outcome="counted", detail=documents)
+
+
+def _answer(url: str, stage: Stage, row: dict[str, Any], moves: list[dict[str, Any]]) -> Finding:
+    """One outcome, as a finding; moves: where the address moved to."""
+    reason = Reason(row["reason"])
+    size = f", {row['width']} x {row['height']}" if row["width"] else ""
+    body = f", {row['num_bytes']:,} bytes" if row["num_bytes"] else ""
+    # of a move, how many redirects it took
+    value = f", {_value(row['value'])}" if row["value"] and not moves else ""
+    there = "".join(f", to {move['url']} of {move['domain']}" for move in moves)
+    outcome = "fetched" if reason == Reason.KEPT else reason.word
+    tries = f"try {row['tries']}" if row["tries"] else "no try"
+    return Finding(where=url, stage=stage.name, outcome=outcome, detail=f"{tries}{size}{body}{value}{there}")
+
+
+def _over_budget(recipe: Recipe, ledger: Ledger, url: str, part: int, wanted: bytes) -> Iterator[Finding]:
+    """The generations that left an address out because its domain has so many."""
+    stage = recipe.stage("budget")
+    standing = Chain(recipe, ledger).standing()
+    for commit in sorted(ledger.commits(stage.key), key=lambda commit: commit.generation):
+        if commit.generation in standing and commit.rows("left"):
+            for row in _of(ledger, stage, commit, "left", part, wanted):
+                most = f"select.schedule.domain_budget is {row['value']:,.0f}"
+                detail = f"generation {commit.generation}, {most}"
+                yield Finding(where=url, stage=stage.name, outcome=Reason(row["reason"]).word, detail=detail)
+
+
+def _of(ledger: Ledger, stage: Stage, commit: Commit, output: str, part: int, wanted: bytes) -> list[dict[str, Any]]:
+    """Rows of an address in one partition of an output of a commit."""
+    columns = stored_schema(stage.output(output))
+    table = pa.Table.from_batches(read_parts(ledger.store, columns, commit.outputs[output], part), columns)
+    own = pc.equal(table["url_id"], pa.scalar(wanted, pa.binary(ids.ID_BYTES)))
+    rows: list[dict[str, Any]] = table.filter(own).to_pylist()
+    return rows
 
 
 def mine(ledger: Ledger, stage: Stage, number: int, part: int, output: str, doc: int) -> list[dict[str, Any]]:
@@ -145,22 +177,39 @@ def _place(ledger: Ledger, assemble: Stage, number: int, block: int, doc: int) -
 
 def _cut(recipe: Recipe, ledger: Ledger, number: int, block: int, doc: int) -> str:
     """How many paragraphs of a document went, from all partitions of the paragraphs."""
-    stage = recipe.stage("recurring")
-    generation = ledger.generation(recipe.stage("assemble").key, number)
-    if generation is None:
-        return ""
-    output = stage.output("items")
+    gone = _table(recipe, ledger, ("assemble", "recurring", "items"), number, block, doc).num_rows
+    which = "1 paragraph that its site repeats" if gone == 1 else f"{gone} paragraphs that its site repeats"
+    return f"; {which} went" if gone else ""
 
-    def count(commit: Commit) -> int:
-        batches = read_parts(ledger.store, stored_schema(output), commit.outputs[output.name], block)
-        items = pa.Table.from_batches(batches, stored_schema(output))
-        return int(pc.sum(pc.equal(items["doc"], pa.scalar(doc, schema.DOC.type))).as_py() or 0)
+
+def _twin(recipe: Recipe, ledger: Ledger, number: int, block: int, doc: int) -> str:
+    """Whose images a document shows, from all partitions of the sets of images."""
+    found = _table(recipe, ledger, ("select", "frequency", "twins"), number, block, doc).to_pylist()
+    if not found:
+        return ""
+    keeper = found[0]["keeper"]
+    page = explain_dedupe.page(recipe, ledger, keeper)
+    whose = f"document {keeper:#x}, whose WARC file this store no longer has; run `kosmos verify`"
+    if page is not None:
+        whose = f"{page['url']} ({page['crawl'] or 'local file'}, generation {keeper >> 48})"
+    return f"its {found[0]['images']} images are those of {whose} (select.choice.same_images)"
+
+
+def _table(recipe: Recipe, ledger: Ledger, source: tuple[str, str, str], number: int, block: int, doc: int) -> pa.Table:
+    """Rows of a document in one block of an output, over all units that a reader froze: (reader, stage, output)."""
+    reader, stage = recipe.stage(source[0]), recipe.stage(source[1])
+    columns = stored_schema(stage.output(source[2]))
+    generation = ledger.generation(reader.key, number)
+    if generation is None:
+        return columns.empty_table()
+
+    def own(commit: Commit) -> pa.Table:
+        table = pa.Table.from_batches(read_parts(ledger.store, columns, commit.outputs[source[2]], block), columns)
+        return table.filter(pc.equal(table["doc"], pa.scalar(doc, schema.DOC.type)))
 
     units = [commit.unit for commit in ledger.manifest(generation.manifests[stage.name][1])]
     with ThreadPoolExecutor(16) as pool:
-        gone = sum(pool.map(count, ledger.commits(stage.key, units)))
-    which = "1 paragraph that its site repeats" if gone == 1 else f"{gone} paragraphs that its site repeats"
-    return f"; {which} went" if gone else ""
+        return pa.concat_tables([columns.empty_table(), *pool.map(own, ledger.commits(stage.key, units))])
 
 
 def _value(value: float) -> str:

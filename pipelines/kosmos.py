@@ -38,7 +38,7 @@ from pipelines.pack import lay, tokenise
 from pipelines.pack import shards as rows
 from pipelines.paragraphs import collect, recurring
 from pipelines.reasons import Reason
-from pipelines.select import choose, frequency, recall, refer, schedule
+from pipelines.select import budget, choose, floor, frequency, moved, recall, refer, schedule
 
 T = TypeVar("T")
 
@@ -148,19 +148,30 @@ def interleaved(config: Interleaved | None = None) -> Recipe:
     selected = barrier("select", choose, wanted, reads=(extracted, referred, counted))
 
     # Each address is asked for once, whoever wants it: what the servers said is an input of all that follows.
-    fetched = barrier("fetch", fetch, config.fetch, recorded=True, exclusive=True, binds=fetch.binds(config.fetch))
-    known = recall.Config(cut=cut, max_tries=choice.max_tries)
+    network: dict[str, Any] = {"recorded": True, "exclusive": True, "binds": fetch.binds(config.fetch)}
+    fetched = barrier("fetch", fetch, config.fetch, **network)
+    most = config.select.schedule.domain_budget
+    known = recall.Config(cut=cut, max_tries=choice.max_tries, domain_budget=most)
     recalled = barrier("recall", recall, known, reads=(selected, fetched))
     units = schedule.Config(cut=cut, schedule=config.select.schedule)
     scheduled = barrier("schedule", schedule, units, reads=(recalled,))
+    # A redirect to another operator is an address of his, and waits for his turns: it is asked in a second round, and
+    # not while another driver is at the first, since both may ask the same domain.
+    followed = barrier("follow", fetch, config.fetch, **network, lease=fetched.key)
+    astray = barrier("moved", moved, known, reads=(selected, fetched, followed))
+    units = schedule.Config(cut=cut, schedule=config.select.schedule, source="moved")
+    rescheduled = barrier("reschedule", schedule, units, reads=(astray,))
+
+    # What more a domain would have been asked for has a reason.
+    rationed = barrier("budget", budget, budget.Config(cut=cut, domain_budget=most), reads=(recalled, astray))
 
     # At most five images a document, in reading order; half of the documents with one image go.
-    gate = match.Config(cut=cut, gate=config.images)
-    matched = barrier("match", match, gate, reads=(selected, fetched))
+    gate = match.Config(cut=cut, gate=config.images, evaluation=decontaminate.images(config.decontaminate))
+    matched = barrier("match", match, gate, reads=(selected, fetched, followed, rationed))
     alike = repeats.Config(cut=cut, max_docs=config.assemble.max_docs)
     repeated = barrier("repeats", repeats, alike, reads=(matched,))
-    whole = shards.Config(max_images=config.assemble.max_images, coin=choice.coin)
-    upstream = (extracted, decided, recurs, selected, fetched, matched, repeated)
+    whole = _taken(shards.Config, config.assemble, coin=choice.coin)
+    upstream = (extracted, decided, recurs, selected, fetched, followed, matched, repeated)
     assembled = barrier("assemble", shards, whole, reads=upstream)
 
     # Training rows: the text of documents in full sentences, each image with its caption, and the documents as they
@@ -194,6 +205,10 @@ def interleaved(config: Interleaved | None = None) -> Recipe:
             Step(stage=recalled, parts=recall.parts),
             Step(stage=scheduled, parts=schedule.parts),
             Step(stage=fetched, lister="schedule", listed=fetch.listed),
+            Step(stage=astray, parts=moved.parts),
+            Step(stage=rescheduled, parts=schedule.parts),
+            Step(stage=followed, lister="reschedule", listed=fetch.listed),
+            Step(stage=rationed, parts=budget.parts),
             Step(stage=matched, parts=match.parts),
             Step(stage=repeated, parts=repeats.parts),
             Step(stage=assembled, parts=shards.parts),
@@ -208,11 +223,12 @@ def interleaved(config: Interleaved | None = None) -> Recipe:
         apart=(
             ("Pairs of pages", ("group", "verify")),
             ("Paragraphs", ("paragraphs", "recurring")),
-            ("Images", ("refer", "select", "recall", "fetch", "assemble")),
+            ("Images", ("refer", "select", "recall", "schedule", "fetch", "follow", "budget", "assemble")),
             ("Training rows", ("tokenise",)),
         ),
         ready=config.fetch.ready,
         pinned=(*decontaminate.pinned(config.decontaminate), *pack.pinned(given)),
+        floor=floor.floors,
     )
 
 

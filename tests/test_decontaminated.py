@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import re
@@ -10,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from engine.cli import main
@@ -21,13 +23,20 @@ from engine.progress import Quiet
 from engine.recipe import Recipe
 from engine.status import status
 from engine.window import Options, StageReport, run
+from engine.work import read_rows
 from pipelines import decontaminate, explain
 from pipelines.finding import Finding
+from pipelines.images.decode import cv2
 from pipelines.kosmos import interleaved, small
 from pipelines.leaks import leaks
+from pipelines.reasons import Reason
 from pipelines.smallweb import CRAWLS, Fate, Record, Truth, expected_dedupe
+from pipelines.smallweb.fates import likeness
+from pipelines.smallweb.pictures import Picture
+from pipelines.smallweb.pixels import draw
 from tests.conftest import SmallWeb
 from tests.ingest import text_only
+from tests.pipelines.image_bodies import coded
 from tests.test_end_to_end import Key, crawl_units, differences, found_fates, found_reasons
 
 NGRAM = 13
@@ -296,3 +305,61 @@ def test_other_items_are_another_key(small_web: SmallWeb, world: World, tmp_path
         counts.update(commit.counts)
     assert counts["contaminated"] == len(gone)
     assert Counter(found_reasons(world.ledger, other).values())["kept"] == len(world.truth.kept())
+
+
+# images ------------------------------------------------------------------------------------------------------------
+def up_to_match(recipe: Recipe) -> Recipe:
+    """No shard is laid: what match says of images is what assemble goes by."""
+    names = [step.stage.name for step in recipe.steps]
+    return dataclasses.replace(recipe, steps=recipe.steps[: names.index("match") + 1])
+
+
+def matched(ledger: Ledger, recipe: Recipe, truth: Truth) -> dict[tuple[int, int], tuple[Picture, str]]:
+    """(doc, image) -> what its address shows, and the reason that it has."""
+    pictures = {hashlib.sha256(picture.url.encode()).digest(): picture for picture in truth.pictures}
+    rows = [
+        row
+        for commit in ledger.commits(recipe.stage("match").key)
+        for row in read_rows(ledger.store, commit.outputs["images"], ("doc", "image", "url_id", "reason")).to_pylist()
+    ]
+    return {(row["doc"], row["image"]): (pictures[row["url_id"]], Reason(row["reason"]).word) for row in rows}
+
+
+def test_images_of_a_set_go_and_nobody_is_asked_again(small_web: SmallWeb, tmp_path: Path) -> None:
+    """Pictures that servers have, smaller and coded anew: what shows one goes, and all else keeps its reason."""
+    ledger = Ledger(str(tmp_path / "store"))
+    ledger.check(create=True)
+    units = crawl_units(small_web.folder, CRAWLS[0], ledger)[:1]
+    pool = InlinePool(ledger.store.url)
+    plain = up_to_match(small_web.recipe())
+    run(plain, ledger, units, pool, Quiet())
+    before = matched(ledger, plain, small_web.truth)
+    kept = {picture.url: picture for picture, reason in before.values() if reason == "kept"}
+    chosen = [kept[url] for url in sorted(kept)][::10]
+    folder = tmp_path / "nocaps"
+    folder.mkdir()
+    for number, picture in enumerate(chosen):
+        less = cv2.resize(
+            cv2.imdecode(np.frombuffer(draw(picture), np.uint8), cv2.IMREAD_COLOR),
+            None,
+            fx=0.7,
+            fy=0.7,
+            interpolation=cv2.INTER_AREA,
+        )
+        (folder / f"{number:02}.jpg").write_bytes(coded(".jpg", less, cv2.IMWRITE_JPEG_QUALITY, 70))
+    asked = sum(small_web.server.requests.values())
+    recipe = up_to_match(small_web.recipe(f"decontaminate.images={folder}"))
+    reports = run(recipe, ledger, units, pool, Quiet(), Options(settings=("--small", *recipe.pinned)))
+    assert {report.stage for report in reports if report.committed} == {"match"}
+    assert sum(small_web.server.requests.values()) == asked
+    shown = {likeness(picture) for picture in chosen}
+    expected = {
+        place: (picture, "image_contaminated" if reason == "kept" and likeness(picture) in shown else reason)
+        for place, (picture, reason) in before.items()
+    }
+    assert matched(ledger, recipe, small_web.truth) == expected
+    gone = [place for place, (_, reason) in expected.items() if reason == "image_contaminated"]
+    assert len(chosen) > 5 and len(gone) >= len(chosen)
+    (leak,) = leaks(recipe, ledger)
+    assert (leak.set, leak.kind, leak.items, leak.hit, leak.leaked) == ("nocaps", "image", *[len(chosen)] * 3)
+    assert (leak.removed, leak.pages) == (len(gone), len({doc for doc, _ in gone})) and leak.mean_covered > 0.95

@@ -105,7 +105,7 @@ def _decode(body: bytes, kind: int, found: header.Header, short_side: int) -> Pi
         body = header.still(body)
     if kind == header.GIF and len(body) > 11:
         # the background, which no browser shows, may be a colour that the palette lacks: OpenCV would refuse it
-        body = body[:11] + b"\0" + body[12:]
+        body = header.first(body[:11] + b"\0" + body[12:])
     if kind == header.AVIF:
         # of a sequence the decoder would read the track, whose sizes nobody has checked, and not the still
         body = body[:8] + b"avif" + body[12:]

@@ -2,6 +2,12 @@
 
 Cosines are 13-bit integers and the transform is integer arithmetic: near ties fall the same way on every machine, which
 neither OpenCV's transform nor a BLAS promises. The bit of the mean is always set, so no hash is 0, "not decoded".
+
+Half of the bits are set, so hashes differ in an even number of them unless a picture is flat. Coded or resized anew,
+.95-1.00 of photographs differ in at most 2 bits and .98-1.00 in 6; cropped by 2 %, .65 and .95; by 5 %, .12 and .55;
+the mirror is another picture. Of 22 million pairs of pieces of different photographs 12 differ in at most 6 bits (8 of
+them chequers), 20 in 8, 65 in 10; screenshots and plots of one book a thousand times as often. Measured by
+tests.benchmarks.phash_recall.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ JPEG, PNG, GIF, WEBP, BMP, AVIF = range(1, len(FORMATS))
 # Segments, chunks or boxes that are looked at; the real web stays under 400 (ICC profiles in 64 KiB segments).
 MAX_STEPS = 4096
 MAX_SIZE = 1 << 31
+MAX_BLOCKS = 1 << 17  # of up to 255 bytes in a GIF
 _EXIF = b"Exif\0\0"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BGRA = b"\0\0\xff\0\0\xff\0\0\xff\0\0\0"
@@ -177,6 +178,31 @@ def _gif(body: bytes) -> Header | None:
     if len(body) < 13:
         return None
     return Header(_little(body, 6, 2), _little(body, 8, 2), alpha=True)
+
+
+def first(body: bytes) -> bytes:
+    """A GIF up to its first picture: whether OpenCV shows a see-through colour there depends on the later ones."""
+    at = 13 + (3 << (body[10] & 7) + 1 if body[10:11] and body[10] & 0x80 else 0)
+    for _ in range(MAX_STEPS):
+        if body[at : at + 1] != b"!":
+            break
+        at = _after(body, at + 2)
+    if body[at : at + 1] != b"," or len(body) < at + 11:
+        return body
+    table = 3 << (body[at + 9] & 7) + 1 if body[at + 9] & 0x80 else 0
+    end = _after(body, at + 11 + table)
+    return body[:end] + b";" if end <= len(body) else body
+
+
+def _after(body: bytes, at: int) -> int:
+    """Where a row of blocks ends that starts with a length and ends with a 0; behind the end if it does not."""
+    for _ in range(MAX_BLOCKS):
+        if at >= len(body):
+            break
+        if not body[at]:
+            return at + 1
+        at += 1 + body[at]
+    return len(body) + 1
 
 
 def _webp(body: bytes) -> Header | None:

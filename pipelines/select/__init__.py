@@ -1,9 +1,13 @@
 """Which images are worth a request, before the first one is made: refer, frequency, choose, schedule.
 
-refer      a block of units    -> image references of kept pages that pass the address rules, by address partition
-frequency  an address partition-> how many documents show each address, over all generations; what is on record
-choose     a block             -> at most eight candidates a document, and the coin; addresses to ask, by domain
+refer      a block of units    -> image references of kept pages that pass the address rules, by address partition;
+                                  the set of each page's images, by its hash
+frequency  an address partition-> how many documents show each address, and which show the very images of another
+choose     a block             -> at most eight candidates a document, and the coin
+recall     an address partition-> those of which nothing is on record that holds, by domain
 schedule   a domain partition  -> the units of the fetch stage: each unique address once, politely
+moved      an address partition-> what redirected to another domain, for a second round: schedule again, then fetch
+budget     a domain partition  -> what both rounds left out, since its domain has so many
 """
 
 from __future__ import annotations
@@ -66,11 +70,13 @@ class Rules:
 class Choice:
     """max_docs: documents that may show an address. max_candidates: images a document asks for, more than it keeps
     because some fail. max_references: a document with more references after the address rules is a gallery or a menu.
-    max_tries: requests for an address that gives no answer that holds."""
+    same_images: whether a document goes that shows the very images (two or more) of another that is kept. max_tries:
+    requests for an address that gives no answer that holds."""
 
     max_docs: int = 10  # OB: images that appear more than ten times go
     max_candidates: int = 8
     max_references: int = 30  # OB, MI: 1-30 images
+    same_images: bool = True  # OB: one document of those with the same set of images stays
     max_tries: int = 3
     coin: Coin = field(default_factory=Coin)
 
@@ -82,20 +88,22 @@ class Choice:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
     """unit_urls: addresses a fetch unit, small domains together. unit_s: seconds that a large domain's unit may take
-    at its rate. rate: requests a second and domain (0: no limit), as the fetch stage keeps it."""
+    at its rate. rate: requests a second and domain (0: no limit), as the fetch stage keeps it. domain_budget: addresses
+    of one domain in one generation (0: no bound); at two a second, the default takes 28 hours."""
 
     unit_urls: int = 10_000
     unit_s: float = 1200.0
     rate: float = 2.0
+    domain_budget: int = 200_000
 
     def __post_init__(self) -> None:
-        if self.unit_urls < 1 or self.unit_s <= 0 or self.rate < 0:
-            raise ConfigError("select.schedule: unit_urls is 1 or more, unit_s over 0, rate 0 or more")
+        if self.unit_urls < 1 or self.unit_s <= 0 or self.rate < 0 or self.domain_budget < 0:
+            raise ConfigError("select.schedule: unit_urls is 1 or more, unit_s over 0, rate, domain_budget 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """All settings of the five stages; each stage is keyed on its own part."""
+    """All settings of these stages; each stage is keyed on its own part."""
 
     cut: Cut = field(default_factory=Cut)
     rules: Rules = field(default_factory=Rules)

@@ -3,6 +3,11 @@
 An image that more than ten documents show goes, at most eight stay, and the coin is tossed over a document with one
 candidate before it costs a request: failed downloads never add an image. An address that failed for good is still a
 candidate, so that what a document chooses does not depend on who asked before.
+
+A document that shows the very images of another goes, if two or more of them are candidates. Then that other is chosen,
+in this generation or an earlier one, with two candidates or more: it shows the same addresses, stands by prose, and no
+address was in more documents when it was judged. So no set of images is lost to the rule; with one candidate left, each
+document is for its own coin to judge.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from pipelines.select import Choice, Cut, domains
 if TYPE_CHECKING:
     from engine.ledger import Commit
 
-VERSION = 1  # of the code that decides the bytes
+VERSION = 2  # of the code that decides the bytes
 OUTPUTS = (
     Output(name="verdicts", schema=schema.SELECTIONS, sort_by=("doc",), batch_rows=1 << 16),
     Output(name="choices", schema=schema.CHOICES, partition_by="part", sort_by=("url_id", "doc", "image")),
@@ -90,7 +95,9 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     images = _images(column(pages, "doc"), work.partition("frequency", "images", first // BLOCK))
     crowded = pages["passing"].to_numpy() > choice.max_references
     frequent, surplus, candidates = sift(images, crowded, choice)
-    reasons, values = judge(pages, np.bincount(images.page[candidates], minlength=len(crowded)), choice)
+    twins = work.partition("frequency", "twins", first // BLOCK)
+    same = _same(column(pages, "doc"), twins if choice.same_images else twins.slice(0, 0))
+    reasons, values = judge(pages, np.bincount(images.page[candidates], minlength=len(crowded)), same, choice)
     for word, many in tally(reasons):
         work.count(word, many)
     verdicts: list[Any] = [pages["doc"], pages["doc_id"], reasons, values]
@@ -123,20 +130,39 @@ def sift(images: Images, crowded: Mask, choice: Choice) -> tuple[Mask, Mask, Mas
     return frequent, surplus, left & ~surplus
 
 
-def judge(pages: pa.Table, num_candidates: Places, choice: Choice) -> tuple[Reasons, Values]:
-    """The verdict on each page of PAGES by its candidates, and the number that decided or the candidates."""
+def judge(
+    pages: pa.Table, num_candidates: Places, same: npt.NDArray[np.int16], choice: Choice
+) -> tuple[Reasons, Values]:
+    """The verdict on each page of PAGES by its candidates, and the number that decided or the candidates.
+
+    same: the images of each page that shows the set of another, 0 for all others.
+    """
     passing = pages["passing"].to_numpy()
     crowded = passing > choice.max_references
     single = np.flatnonzero(num_candidates == 1)
     lost = single[~stays(pages["doc_id"].take(pa.array(single)).to_pylist(), choice.coin)]
     reasons = np.full(len(passing), Reason.KEPT, np.uint16)
+    twin = (same > 0) & (num_candidates > 1)
+    reasons[twin] = Reason.SAME_IMAGES
     reasons[lost] = Reason.SINGLE_IMAGE
     reasons[num_candidates == 0] = Reason.NO_CANDIDATE
     reasons[crowded] = Reason.TOO_MANY_REFERENCES
     apart = ~pages["interspersed"].to_numpy(zero_copy_only=False)
     reasons[apart] = Reason.NOT_INTERSPERSED
     reasons[pages["references"].to_numpy() == 0] = Reason.NO_IMAGE
-    return reasons, np.where(crowded, passing, num_candidates).astype(np.float32)
+    values = np.where(reasons == Reason.SAME_IMAGES, same, num_candidates)
+    return reasons, np.where(crowded, passing, values).astype(np.float32)
+
+
+def _same(pages: Docs, twins: pa.Table) -> npt.NDArray[np.int16]:
+    """The images of each of the ascending pages that stands in SET_TWINS, else 0; StoreError for a twin that is no
+    page."""
+    docs = column(twins, "doc")
+    if not within(docs, pages).all():
+        raise StoreError("twins of pages that refer does not know; run `kosmos verify`")
+    same = np.zeros(len(pages), np.int16)
+    same[np.searchsorted(pages, docs)] = twins["images"].to_numpy()
+    return same
 
 
 def _images(pages: Docs, table: pa.Table) -> Images:

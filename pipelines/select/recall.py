@@ -1,7 +1,8 @@
 """What is on record of each candidate's address: only those without an answer that holds are asked for.
 
 The record is all that the fetch stage has published when this stage claims, whichever recipe asked. It stands after the
-choice, not before: a changed choice is compared with the record of its own day, and asks for nothing twice.
+choice, not before: a changed choice is compared with the record of its own day, and asks for nothing twice. That an
+address moved is an answer that holds: where to, another round asks.
 """
 
 from __future__ import annotations
@@ -26,17 +27,19 @@ from pipelines.select.frequency import among
 if TYPE_CHECKING:
     from engine.ledger import Commit
 
-VERSION = 1  # of the code that decides the bytes
+VERSION = 2  # of the code that decides the bytes
 OUTPUTS = (Output(name="urls", schema=schema.WANTED, partition_by="part", sort_by=("domain", "url_id")),)
 ON_RECORD = 255  # tries of an address whose outcome holds, good or bad
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """max_tries: requests for an address that gives no answer that holds (lifecycle: three in all)."""
+    """max_tries: requests for an address that gives no answer that holds (lifecycle: three in all). domain_budget:
+    decides nothing here; with another one, what the old one left out is compared with the record as it is by then."""
 
     cut: Cut = field(default_factory=Cut)
     max_tries: int = 3
+    domain_budget: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_tries < ON_RECORD:
@@ -51,11 +54,8 @@ def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[
 def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
     """The addresses of one partition that have to be asked for, each once, by partition of the domains."""
     part = int(unit.inputs[0])
-    chosen = work.partition("select", "urls", part)
-    order = np.argsort(ids(chosen["url_id"]), kind="stable")
-    order = order[first_of_runs(ids(chosen["url_id"])[order])]
-    unique = chosen.take(pa.array(order))
-    tries = on_record(ids(unique["url_id"]), part, work)
+    unique = candidates(part, work)
+    tries, outcomes = on_record(ids(unique["url_id"]), part, work, "fetch")
     new = tries < config.max_tries
     work.count(f"image{SIDE}known", int((~new).sum()))
     work.count(f"image{SIDE}asked_again", int((new & (tries > 0)).sum()))
@@ -63,20 +63,29 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     wanted = unique.filter(pa.array(new))
     columns: list[Any] = [domain_parts(wanted["domain"].combine_chunks(), config.cut.domains)]
     columns += [wanted[name] for name in ("domain", "url_id", "url")]
-    yield "urls", pa.table([*columns, tries[new]], schema=schema.WANTED)
+    yield "urls", pa.table([*columns, tries[new], outcomes[new]], schema=schema.WANTED)
 
 
-def on_record(unique: Ids, part: int, work: Work) -> npt.NDArray[np.uint8]:
-    """How often each of the ascending addresses was asked for in vain, or ON_RECORD."""
-    tries = np.zeros(len(unique), np.uint8)
+def candidates(part: int, work: Work) -> pa.Table:
+    """The chosen addresses of one partition, each once, ascending by id: CANDIDATE_URLS without its partition."""
+    chosen = work.partition("select", "urls", part)
+    order = np.argsort(ids(chosen["url_id"]), kind="stable")
+    return chosen.take(pa.array(order[first_of_runs(ids(chosen["url_id"])[order])]))
+
+
+def on_record(unique: Ids, part: int, work: Work, stage: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """(how often each of the ascending addresses was asked for in vain in a recorded stage, or ON_RECORD; the outcomes
+    that it has there, with those that are no try)."""
+    tries, found = np.zeros(len(unique), np.uint8), np.zeros(len(unique), np.int64)
     passing = np.array(sorted(PASSING), np.uint16)
-    for number in work.generation.earlier("fetch") if len(unique) else ():
-        outcomes = work.partition("fetch", "outcomes", part, number)
+    for number in work.generation.earlier(stage) if len(unique) else ():
+        outcomes = work.partition(stage, "outcomes", part, number)
         rows, places = among(ids(outcomes["url_id"]), unique)
+        np.add.at(found, places, 1)
         asked = outcomes["tries"].to_numpy()[rows]
         holds = ~np.isin(outcomes["reason"].to_numpy()[rows], passing)
         np.maximum.at(tries, places, np.where(holds, np.uint8(ON_RECORD), np.minimum(asked, np.uint8(ON_RECORD - 1))))
-    return tries
+    return tries, np.minimum(found, 255).astype(np.uint8)
 
 
 def domain_parts(names: pa.Array, num: int) -> pa.Array:

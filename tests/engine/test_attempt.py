@@ -143,6 +143,15 @@ def test_a_unit_of_poison_fails_instead(url: str, scratch: str, monkeypatch: pyt
     assert outcome.state == "failed" and "the last at offset 3" in outcome.error
 
 
+def test_deaths_at_ever_other_records_have_an_end(
+    url: str, tmp_path: Path, scratch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.attempt.MAX_STRAY", 2)
+    stage = Stage(name="wandering", process="tests.stages:wandering", config=0, outputs=(stages.DOUBLED,))
+    outcome = attempt(url, stage, Unit(id="u0000", inputs=(str(tmp_path / "count"),)), scratch, careful=True)
+    assert outcome.state == "failed" and "died (SIGKILL) at 3 records; is the machine short of" in outcome.error
+
+
 def test_a_careful_attempt_that_failed_says_why(url: str, tmp_path: Path, scratch: str) -> None:
     (unit,) = stages.units(1, f"fail:1:{tmp_path}/f")
     outcome = attempt(url, STAGE, unit, scratch, careful=True)

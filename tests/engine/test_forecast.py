@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from engine.forecast import plan
 from engine.ledger import Ledger
 from engine.pool import InlinePool
 from engine.progress import Quiet
+from engine.recipe import Floor, Turns
 from engine.store import Store
 from engine.window import Options, run
 from tests import stages
@@ -46,6 +48,16 @@ def test_a_plan_sees_an_open_generation(memory: str) -> None:
         run(RECIPE, Ledger(memory), stages.units(2), InlinePool(memory), Quiet(), Options(only=stage))
     found = plan(RECIPE, Ledger(memory), stages.units(3))
     assert (found.generations, found.open_generation, found.fresh) == (1, 1, 1)
+
+
+def test_a_plan_asks_the_recipe_what_waits(memory: str) -> None:
+    floor = Floor(stage="asked", units=1, addresses=9, rate=2.0, seconds=4.5, slowest=(Turns(key="a", requests=9),))
+    recipe = dataclasses.replace(RECIPE, floor=lambda recipe, ledger: [floor])
+    ledger = Ledger(memory)
+    assert plan(recipe, ledger, stages.units(1)).floors == ()  # there is no store to ask
+    run(recipe, ledger, stages.units(1), InlinePool(memory), Quiet())
+    assert plan(recipe, ledger, stages.units(1)).floors == (floor,)
+    assert plan(RECIPE, ledger, stages.units(1)).floors == ()
 
 
 def test_a_foreign_place_is_refused(memory: str) -> None:

@@ -57,7 +57,9 @@ def test_what_decides_bytes_is_in_the_key(change: dict[str, object]) -> None:
     assert dataclasses.replace(stage, **change).key != stage.key  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("change", [{"num_cpus": 4.0}, {"memory_bytes": 9}, {"recorded": True}, {"exclusive": True}])
+@pytest.mark.parametrize(
+    "change", [{"num_cpus": 4.0}, {"memory_bytes": 9}, {"recorded": True}, {"exclusive": True}, {"lease": "x"}]
+)
 def test_what_decides_no_byte_is_not(change: dict[str, object]) -> None:
     stage = stages.numbers_stage()
     assert dataclasses.replace(stage, **change).key == stage.key  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -247,6 +248,19 @@ def test_an_exclusive_stage_waits_for_its_holder(memory: str) -> None:
     drain()
     with pytest.raises(Interrupted):
         stage_run(memory, stages.units(3), stage=stage, drain=drain)
+
+
+def test_two_stages_of_one_lease_are_never_at_work_together(memory: str) -> None:
+    first = stages.exclusive_stage()
+    second = dataclasses.replace(first, name="second", lease=first.key)
+    drain, lease = Drain(), Lease(Store(memory), first.key)
+    assert second.key != first.key and lease.acquire()
+    drain()
+    with pytest.raises(Interrupted):
+        stage_run(memory, stages.units(2), stage=second, drain=drain)
+    lease.release()
+    report = stage_run(memory, stages.units(2), stage=second)
+    assert report.complete and lease.holder() == ""
 
 
 def test_who_loses_the_stage_stops(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -92,22 +93,24 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A block of `num_units` units. Fetch unit i % 3 of generation 1 + i % 2 holds the JPEG with the number i."""
+    """A block of `num_units` units. Unit i % 3 of generation 1 + i % 2 of fetch, or of follow where i % 5 is over 2,
+    holds the JPEG with the number i."""
 
     documents: tuple[Document, ...]
     num_units: int = 1
     texts: tuple[tuple[int, int], ...] = ()  # (unit, row) of pages without images
     first: int = 0
-    fetched: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
+    fetched: dict[tuple[str, int, int], dict[str, Any]] = field(default_factory=dict)
 
     def place(self, body: int, jpeg: bytes) -> Row:
         """Where the JPEG lies, put there if it is not yet."""
-        generation, unit = 1 + body % 2, body % 3
-        commit = self.fetched.setdefault((generation, unit), {"blob": b"head"})
+        followed, generation, unit = body % 5 > 2, 1 + body % 2, body % 3
+        commit = self.fetched.setdefault(("follow" if followed else "fetch", generation, unit), {"blob": b"head"})
         if jpeg not in commit["blob"]:
             commit["blob"] += jpeg + b"|"
         offset = commit["blob"].index(jpeg)
-        return {"generation": generation, "unit": unit, "file": 0, "offset": offset, "length": len(jpeg)}
+        place = {"generation": generation, "unit": unit, "file": 0, "offset": offset, "length": len(jpeg)}
+        return {"followed": followed, **place}
 
     def work(self, order: random.Random | None = None) -> OfflineWork:
         extracted: list[dict[str, pa.Table]] = []
@@ -142,10 +145,9 @@ class Block:
             order.shuffle(repeated)
             order.shuffle(recurring)
         block = self.first // 256
-        empty = {"fetch": [{"blob": b""} for _ in range(3)]}
         frozen: dict[tuple[str, int], list[Any]] = {("extract", 0): [*[{}] * self.first, *extracted]}
-        for generation in (1, 2):
-            frozen["fetch", generation] = [self.fetched.get((generation, n), empty["fetch"][n]) for n in range(3)]
+        for stage, generation in itertools.product(("fetch", "follow"), (1, 2)):
+            frozen[stage, generation] = [self.fetched.get((stage, generation, n), {"blob": b""}) for n in range(3)]
 
         def parts(rows: list[Row], declared: pa.Schema) -> list[pa.Table]:
             return [declared.empty_table()] * block + [pa.Table.from_pylist(rows, declared)]
@@ -169,6 +171,7 @@ class Block:
         found: Row = {"sha256": hashlib.sha256(candidate.jpeg).digest(), "phash": candidate.looks}
         return {
             **nothing,
+            "followed": False,
             **found,
             **({} if candidate.reason else self.place(candidate.body, candidate.jpeg)),
             "doc": document.doc,

@@ -14,13 +14,14 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
+from hypothesis import strategies as st
 
 from engine import schema
 from engine.stage import Unit
 from pipelines import select
 from pipelines.coin import stays
 from pipelines.reasons import PASSING, Reason
-from pipelines.select import Cut, Rules, choose, frequency, recall, refer, schedule
+from pipelines.select import Choice, Cut, Rules, choose, frequency, recall, refer, schedule
 from tests.offline import OfflineWork, collect
 
 Answers = Callable[[str, int], Reason]  # (address, requests before) -> outcome
@@ -38,12 +39,14 @@ class Shown:
 @dataclass(frozen=True, kw_only=True)
 class Page:
     """fate: kept (no key shared), best (kept, shares a key), removed by dedupe, or unsigned: judge refused it. prose:
-    whether text stands beside an image."""
+    whether text stands beside an image. quality, words: what makes one page better than another."""
 
     id: int
     images: tuple[Shown, ...] = ()
     fate: str = "kept"
     prose: bool = True
+    quality: int = 0
+    words: int = 0
 
     @property
     def doc_id(self) -> bytes:
@@ -75,10 +78,13 @@ def scores(pages: Sequence[Page]) -> pa.Table:
 
 
 def signatures(pages: Sequence[Page]) -> pa.Table:
-    rows = [(row, page.doc_id) for row, page in enumerate(pages) if page.fate != "unsigned"]
-    return pa.table(
-        {"row": pa.array([row for row, _ in rows], pa.uint32()), "doc_id": pa.array([i for _, i in rows], schema.ID16)}
-    )
+    rows = [
+        {"row": row, "doc_id": page.doc_id, "quality": page.quality, "words": page.words}
+        for row, page in enumerate(pages)
+        if page.fate != "unsigned"
+    ]
+    columns = ("row", "doc_id", "words", "quality")
+    return pa.Table.from_pylist(rows, pa.schema([schema.SIGNATURES.field(name) for name in columns]))
 
 
 @dataclass
@@ -104,11 +110,14 @@ class Chain:
         self.parts["decide", "verdicts", 0] = [self._verdicts(units, start) for start in range(0, len(units), 256)]
         done = self._stage("refer", refer, refer.Config(cut=cut, rules=self.config.rules))
         self.parts["refer", "pages", 0] = [one["pages"] for one in done]
-        self.parts["refer", "references", 0] = self._split("refer", "references", "part", cut.partitions)
+        for output in ("references", "sets"):
+            self.parts["refer", output, 0] = self._split("refer", output, "part", cut.partitions)
         done = self._stage("frequency", frequency, frequency.Config(cut=cut))
-        self.parts["frequency", "counts", self.number] = [one["counts"] for one in done]
+        for output in ("counts", "sets"):
+            self.parts["frequency", output, self.number] = [one[output] for one in done]
         blocks = -(-len(units) // 256)
-        self.parts["frequency", "images", 0] = self._split("frequency", "images", "block", blocks)
+        for output in ("images", "twins"):
+            self.parts["frequency", output, 0] = self._split("frequency", output, "block", blocks)
         self._stage("select", choose, choose.Config(cut=cut, choice=self.config.choice))
         self.parts["select", "urls", 0] = self._split("select", "urls", "part", cut.partitions)
         self._stage("recall", recall, recall.Config(cut=cut, max_tries=self.config.choice.max_tries))
@@ -178,6 +187,58 @@ def batch(urls: pa.Table, number: int) -> list[dict[str, Any]]:
     return [row for row in urls.to_pylist() if row["batch"] == number]
 
 
+# Worlds to draw -----------------------------------------------------------------------------------------------------
+
+POOL = [
+    *(f"https://{host}/{name}.jpg" for host in ("a.example", "img.a.example", "b.example") for name in range(3)),
+    "https://c.example/logo.png",
+    "https://c.example/drawing.svg",
+    "https://c.example/Essex.jpg",
+    "https://c.example/sex.jpg",
+]
+shown = st.builds(
+    Shown,
+    url=st.sampled_from(POOL),
+    width=st.sampled_from([0, 0, 0, 63, 64, 500]),
+    height=st.sampled_from([0, 0, 0, 1, 300]),
+)
+
+
+@st.composite
+def some_generations(draw: st.DrawFn) -> list[list[list[Page]]]:
+    number = iter(range(1, 10_000))
+    fate = st.sampled_from(["kept", "kept", "kept", "best", "removed", "unsigned"])
+    # pages of the same images, in another order and beside what is refused
+    albums = draw(st.lists(st.lists(shown, min_size=2, max_size=4), min_size=1, max_size=2))
+    refused = Shown(url="https://c.example/logo.png")
+    page = st.builds(
+        lambda images, fate, prose, quality, words: Page(
+            id=next(number), images=tuple(images), fate=fate, prose=prose, quality=quality, words=words
+        ),
+        st.one_of(
+            st.lists(shown, max_size=6), st.sampled_from(albums).flatmap(lambda a: st.permutations([*a, refused]))
+        ),
+        fate,
+        st.sampled_from([True, True, True, False]),
+        st.integers(0, 1),
+        st.integers(0, 2),
+    )
+    return draw(st.lists(st.lists(st.lists(page, max_size=6), min_size=1, max_size=3), min_size=1, max_size=4))
+
+
+def photos(num: int, host: str = "a.example") -> tuple[Shown, ...]:
+    return tuple(Shown(url=f"https://{host}/{i}.jpg") for i in range(num))
+
+
+def selected(pages: Sequence[Page], choice: Choice) -> dict[int, tuple[int, float]]:
+    config = select.Config(cut=Cut(partitions=4, domains=2), choice=choice)
+    chain = Chain(config)
+    chain.publish([pages])
+    return {
+        row["doc"] & 0xFFFFFF: (row["reason"], row["value"]) for row in chain.outputs["select"]["verdicts"].to_pylist()
+    }
+
+
 # The same rules, said as plainly as can be ----------------------------------------------------------------------------
 
 
@@ -211,6 +272,7 @@ class World:
 
     config: select.Config
     docs: Counter[str] = field(default_factory=Counter)
+    keepers: dict[frozenset[str], int] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
     tries: Counter[str] = field(default_factory=Counter)
 
@@ -232,6 +294,10 @@ class World:
                     mine.append((image, shown.url))
             passing[page.id] = mine
             self.docs.update(url for _, url in mine)
+        sets = {page.id: frozenset(url for _, url in passing[page.id]) for page in kept if page.prose}
+        for page in sorted(kept, key=lambda page: (-page.quality, -page.words, page.id)):
+            if page.prose and len(sets[page.id]) > 1:
+                self.keepers.setdefault(sets[page.id], page.id)
         for page in kept:
             mine = passing[page.id]
             if not page.images:
@@ -255,6 +321,8 @@ class World:
                 verdicts[page.id] = (Reason.NO_CANDIDATE, 0)
             elif len(candidates) == 1 and not stays([page.doc_id], choice.coin)[0]:
                 verdicts[page.id] = (Reason.SINGLE_IMAGE, 1)
+            elif choice.same_images and len(candidates) > 1 and self.keepers[sets[page.id]] != page.id:
+                verdicts[page.id] = (Reason.SAME_IMAGES, len(mine))
             else:
                 verdicts[page.id] = (Reason.KEPT, len(candidates))
                 for image, url in candidates:

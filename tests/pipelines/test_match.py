@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +29,9 @@ from pipelines.select import Cut
 from tests.offline import OfflineWork, collect
 
 UNIT = "0" * 12 + "-000000"
-GONE, TIMEOUT, KEPT = int(Reason.HTTP_GONE), int(Reason.TIMEOUT), int(Reason.KEPT)
+GONE, TIMEOUT, KEPT, MOVED = (int(reason) for reason in (Reason.HTTP_GONE, Reason.TIMEOUT, Reason.KEPT, Reason.MOVED))
+BUDGET, NOT_ASKED = int(Reason.DOMAIN_BUDGET), int(Reason.NOT_ASKED)
+Generations = Sequence[Sequence[Sequence["Answer"]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,16 +109,32 @@ def choices(chosen: Sequence[tuple[int, int, int]], partitions: int) -> list[pa.
     return [pa.Table.from_pylist(part, schema.CHOICES.remove(0)) for part in rows]
 
 
+def left(addresses: Sequence[int], partitions: int) -> list[pa.Table]:
+    """A table of LEFT_OUT a partition; the value is the address."""
+    rows: list[list[dict[str, Any]]] = [[] for _ in range(partitions)]
+    for url in addresses:
+        rows[parted(url_id(url), partitions)].append({"url_id": url_id(url), "reason": BUDGET, "value": url})
+    return [pa.Table.from_pylist(part, schema.LEFT_OUT.remove(0)) for part in rows]
+
+
 def matched(
     chosen: Sequence[tuple[int, int, int]],
-    generations: Sequence[Sequence[Sequence[Answer]]],
+    generations: Generations,
     partitions: int = 4,
     gate: Gate | None = None,
+    follow: Generations = (),
+    budget: Sequence[int] = (),
 ) -> tuple[pa.Table, pa.Table, Counter[str], dict[tuple[str, int], list[Any]]]:
-    """(images, hashes, counts, fetch commits) over all partitions; generations: of fetch units, numbered from 1."""
+    """(images, hashes, counts, fetch commits) over all partitions; generations, follow: of fetch units, numbered from
+    1; budget: the addresses that were left out."""
     config = match.Config(cut=Cut(partitions=partitions), gate=gate or Gate())
-    numbers = tuple(range(1, len(generations) + 1))
-    fetched = {("fetch", n): [commit(unit, partitions) for unit in generations[n - 1]] for n in numbers}
+    asked = {"fetch": generations, "follow": follow}
+    numbers = {stage: tuple(range(1, len(units) + 1)) for stage, units in asked.items()}
+    fetched = {
+        (stage, n): [commit(unit, partitions) for unit in asked[stage][n - 1]]
+        for stage in asked
+        for n in numbers[stage]
+    }
     done = []
     counts: Counter[str] = Counter()
     for inputs in match.parts(config, lambda name: []):
@@ -124,8 +142,11 @@ def matched(
             unit=Unit(id=UNIT, inputs=inputs),
             scratch=Path(),
             frozen=dict(fetched),
-            parts={("select", "choices", 0): choices(chosen, partitions)},
-            generation=SimpleNamespace(number=1, earlier=lambda name: numbers if name == "fetch" else ()),
+            parts={
+                ("select", "choices", 0): choices(chosen, partitions),
+                ("budget", "left", 0): left(budget, partitions),
+            },
+            generation=SimpleNamespace(number=1, earlier=numbers.__getitem__),
         )
         done.append(collect(match.process, config, work, match.OUTPUTS))
         counts += work.counts
@@ -172,6 +193,48 @@ def test_the_latest_answer_for_good_holds_else_the_latest(
     row = one(*generations)
     assert (Reason(row["reason"]), row["generation"]) == (reason, generation)
     assert (row["length"] > 0) == (reason == Reason.KEPT)
+
+
+@pytest.mark.parametrize(
+    ("fetch", "follow", "budget", "reason", "followed"),
+    [
+        ([MOVED], [], (), Reason.MOVED, False),
+        ([MOVED], [KEPT], (), Reason.KEPT, True),
+        ([MOVED], [GONE], (), Reason.HTTP_GONE, True),
+        ([MOVED], [MOVED], (), Reason.MOVED, True),
+        ([MOVED], [TIMEOUT], (), Reason.TIMEOUT, True),
+        ([MOVED], [TIMEOUT, KEPT, TIMEOUT], (), Reason.KEPT, True),
+        ([TIMEOUT, MOVED], [], (), Reason.MOVED, False),
+        ([MOVED, TIMEOUT], [], (), Reason.MOVED, False),
+        ([TIMEOUT], [TIMEOUT], (), Reason.TIMEOUT, True),
+        # two rounds asked at once and one found it before it moved
+        ([MOVED, KEPT], [GONE], (), Reason.KEPT, False),
+        ([KEPT, MOVED], [GONE], (), Reason.KEPT, False),
+        # what a budget left out
+        ([], [], (0, 1), Reason.DOMAIN_BUDGET, False),
+        ([], [], (1, 2), Reason.NOT_ASKED, False),
+        ([MOVED], [], (0,), Reason.DOMAIN_BUDGET, False),
+        ([MOVED], [TIMEOUT], (0,), Reason.TIMEOUT, True),
+        ([MOVED], [MOVED], (0,), Reason.MOVED, True),
+        ([TIMEOUT], [], (0,), Reason.TIMEOUT, False),
+        ([KEPT], [], (0,), Reason.KEPT, False),
+    ],
+)
+def test_what_moved_has_the_answer_of_where_it_moved_to(
+    fetch: list[int], follow: list[int], budget: Sequence[int], reason: Reason, followed: bool
+) -> None:
+    first, second = ([[failed(reason)] for reason in asked] for asked in (fetch, follow))
+    chosen = [(0, doc(0), 0)]
+    images, hashes, *_ = matched(chosen, first, follow=second, budget=budget)
+    (row,) = images.to_pylist()
+    assert (Reason(row["reason"]), row["followed"]) == (reason, followed)
+    assert bool(row["length"]) == bool(hashes.num_rows) == (reason == Reason.KEPT)
+
+
+def test_a_budget_is_told() -> None:
+    chosen = [(7, doc(0), 0), (3, doc(0), 1)]
+    images, *_ = matched(chosen, [[[Answer(url=3, reason=MOVED)]]], budget=(3, 7))
+    assert images["value"].to_pylist() == [7, 3]
 
 
 def test_within_a_generation_more_tries_are_later() -> None:
@@ -229,7 +292,8 @@ def test_mixing_is_one_to_one_and_spreads_the_top_bits() -> None:
     assert int(match.mixed(np.array([0x9E3779B97F4A7C15], np.uint64))[0]) == 0xE220A8397B1DCDAF
 
 
-def test_an_image_without_a_row_is_an_error() -> None:
+@pytest.mark.parametrize("stage", ["fetch", "follow"])
+def test_an_image_without_a_row_is_an_error(stage: str) -> None:
     broken = commit(ANSWERED, 1)
     broken["outcomes"] = broken["outcomes"].set_column(
         broken["outcomes"].schema.get_field_index("row"),
@@ -239,11 +303,14 @@ def test_an_image_without_a_row_is_an_error() -> None:
     work = OfflineWork(
         unit=Unit(id=UNIT, inputs=("0",)),
         scratch=Path(),
-        frozen={("fetch", 1): [broken]},
-        parts={("select", "choices", 0): choices([(0, doc(0), 0)], 1)},
-        generation=SimpleNamespace(number=1, earlier=lambda name: (1,)),
+        frozen={(stage, 1): [broken]},
+        parts={
+            ("select", "choices", 0): choices([(0, doc(0), 0)], 1),
+            ("budget", "left", 0): left((), 1),
+        },
+        generation=SimpleNamespace(number=1, earlier=lambda name: (1,) if name == stage else ()),
     )
-    with pytest.raises(StoreError, match="no row"):
+    with pytest.raises(StoreError, match=f"{stage} generation 1 has no row"):
         list(match.process(work.unit, match.Config(cut=Cut(partitions=1)), work))
 
 
@@ -257,30 +324,63 @@ def test_ids_that_end_in_zeros_stay_apart() -> None:
 answers = st.builds(
     Answer,
     url=st.integers(0, 9),
-    reason=st.sampled_from([0, 0, 0, GONE, TIMEOUT, int(Reason.DNS), int(Reason.SIDE_SMALL)]),
+    reason=st.sampled_from([0, 0, 0, GONE, TIMEOUT, MOVED, MOVED, int(Reason.DNS), int(Reason.SIDE_SMALL)]),
     tries=st.integers(1, 3),
     body=st.binary(min_size=1, max_size=6),
     phash=st.integers(0, 2),
     width=st.sampled_from([640, 20]),
 )
+some_generations = st.lists(st.lists(st.lists(answers, max_size=6, unique_by=lambda a: a.url), max_size=3), max_size=3)
+
+
+def held(fetch: Generations, follow: Generations, url: int) -> tuple[bool, int, int, Answer] | None:
+    """(followed, generation, unit, answer) of the outcome that holds, said as plainly as can be."""
+
+    def latest(stage: Generations, kind: Callable[[int], bool]) -> tuple[int, int, Answer] | None:
+        found = [
+            (n, answer.tries, unit, answer)
+            for n, generation in enumerate(stage, 1)
+            for unit, given in enumerate(generation)
+            for answer in given
+            if answer.url == url and kind(answer.reason)
+        ]
+        return max(((n, unit, answer) for n, _, unit, answer in found), key=order) if found else None
+
+    def order(one: tuple[int, int, Answer]) -> tuple[int, int, int]:
+        return one[0], one[2].tries, one[1]
+
+    choices = (
+        (False, latest(fetch, lambda reason: reason not in PASSING and reason != MOVED)),
+        (True, latest(follow, lambda reason: reason not in PASSING)),
+        (True, latest(follow, lambda reason: reason in PASSING)),
+        (False, latest(fetch, lambda reason: reason == MOVED)),
+        (False, latest(fetch, lambda reason: reason in PASSING)),
+    )
+    return next(((followed, *found) for followed, found in choices if found is not None), None)
 
 
 @given(
-    st.lists(st.lists(st.lists(answers, max_size=6, unique_by=lambda a: a.url), max_size=3), max_size=3),
+    some_generations,
+    some_generations,
+    st.sets(st.integers(0, 11)),
     st.lists(st.tuples(st.integers(0, 11), st.integers(0, 600), st.integers(0, 5)), max_size=15, unique_by=str),
     st.sampled_from([1, 4, 16]),
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=60, deadline=None)
 def test_match_is_the_rule_whatever_the_partitions_and_order(
-    generations: list[list[list[Answer]]],
+    fetch: list[list[list[Answer]]],
+    follow: list[list[list[Answer]]],
+    budget: set[int],
     shown: list[tuple[int, int, int]],
     partitions: int,
     order: random.Random,
 ) -> None:
     chosen = [(url, doc(row % 7, unit=row), image) for url, row, image in shown]
     chosen = list({(number, image): (url, number, image) for url, number, image in chosen}.values())
-    images, hashes, counts, fetched = matched(order.sample(chosen, len(chosen)), generations, partitions)
+    out = sorted(budget)
+    shuffled = order.sample(chosen, len(chosen))
+    images, hashes, counts, commits = matched(shuffled, fetch, partitions, follow=follow, budget=out)
     rows = {(row["doc"], row["image"]): row for row in images.to_pylist()}
     assert len(rows) == len(chosen) == images.num_rows == sum(counts.values())
     passed = 0
@@ -288,26 +388,24 @@ def test_match_is_the_rule_whatever_the_partitions_and_order(
         row = rows[number, image]
         assert row["block"] == (number >> 24 & 0xFFFFFF) // 256
         assert row["url_id"] == url_id(url)
-        outcomes = [
-            (answer.reason not in PASSING, n, answer.tries, unit, answer)
-            for n, generation in enumerate(generations, 1)
-            for unit, given in enumerate(generation)
-            for answer in given
-            if answer.url == url
-        ]
-        if not outcomes:
-            assert (row["reason"], row["sha256"], row["length"]) == (Reason.NOT_ASKED, bytes(32), 0)
+        found = held(fetch, follow, url)
+        if found is None:
+            reason = BUDGET if url in budget else NOT_ASKED
+            assert (row["reason"], row["sha256"], row["length"]) == (reason, bytes(32), 0)
             continue
-        _, generation_of, _, unit, answer = max(outcomes, key=lambda outcome: outcome[:4])
+        followed, generation, unit, answer = found
+        if not followed and answer.reason == MOVED and url in budget:
+            answer = replace(answer, reason=BUDGET)
         small = not answer.reason and answer.width < 64
         assert row["reason"] == (Reason.SIDE_SMALL if small else answer.reason)
-        assert (row["generation"], row["unit"], row["sha256"]) == (generation_of, unit, answer.sha256)
-        blob = fetched["fetch", generation_of][unit]["blob"]
+        where = (row["followed"], row["generation"], row["unit"], row["sha256"])
+        assert where == (followed, generation, unit, answer.sha256)
+        blob = commits["follow" if followed else "fetch", generation][unit]["blob"]
         body = blob[row["offset"] : row["offset"] + row["length"]]
         assert body == (b"" if answer.reason else answer.body)
         if not row["reason"]:
             passed += 1 + bool(answer.phash)
     assert hashes.num_rows == passed
-    again, hashed, *_ = matched(chosen, generations, 8)
+    again, hashed, *_ = matched(chosen, fetch, 8, follow=follow, budget=out)
     assert images.equals(again)
     assert hashes.drop_columns("part").equals(hashed.drop_columns("part"))

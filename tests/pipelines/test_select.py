@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,35 +23,20 @@ from pipelines.reasons import Reason
 from pipelines.select import Choice, Cut, Rules, Schedule, choose, frequency, recall, refer
 from pipelines.urls import canonical
 from tests.offline import OfflineWork, collect
-from tests.pipelines.select_world import Chain, Page, Shown, World, address_verdict, first_bits, seen, sha
-
-POOL = [
-    *(f"https://{host}/{name}.jpg" for host in ("a.example", "img.a.example", "b.example") for name in range(3)),
-    "https://c.example/logo.png",
-    "https://c.example/drawing.svg",
-    "https://c.example/Essex.jpg",
-    "https://c.example/sex.jpg",
-]
-shown = st.builds(
+from tests.pipelines.select_world import (
+    POOL,
+    Chain,
+    Page,
     Shown,
-    url=st.sampled_from(POOL),
-    width=st.sampled_from([0, 0, 0, 63, 64, 500]),
-    height=st.sampled_from([0, 0, 0, 1, 300]),
+    World,
+    address_verdict,
+    first_bits,
+    photos,
+    seen,
+    selected,
+    sha,
+    some_generations,
 )
-
-
-@st.composite
-def some_generations(draw: st.DrawFn) -> list[list[list[Page]]]:
-    number = iter(range(1, 10_000))
-    fate = st.sampled_from(["kept", "kept", "kept", "best", "removed", "unsigned"])
-    page = st.builds(
-        lambda images, fate, prose: Page(id=next(number), images=tuple(images), fate=fate, prose=prose),
-        st.lists(shown, max_size=6),
-        fate,
-        st.sampled_from([True, True, True, False]),
-    )
-    return draw(st.lists(st.lists(st.lists(page, max_size=6), min_size=1, max_size=3), min_size=1, max_size=4))
-
 
 SMALL = Choice(max_docs=3, max_candidates=2, max_references=4, max_tries=2)
 
@@ -62,12 +47,13 @@ SMALL = Choice(max_docs=3, max_candidates=2, max_references=4, max_tries=2)
     st.sampled_from([1, 8]),
     st.integers(0, 1 << 30),
     st.sampled_from([0.0, 0.5, 1.0]),
+    st.sampled_from([True, True, False]),
 )
 @settings(max_examples=60, deadline=None)
 def test_every_verdict_is_the_rule_whatever_partitions_and_order(
-    generations: list[list[list[Page]]], partitions: int, num_domains: int, seed: int, keep_single: float
+    generations: list[list[list[Page]]], partitions: int, num_domains: int, seed: int, keep_single: float, same: bool
 ) -> None:
-    choice = Choice(max_docs=3, max_candidates=2, max_references=4, max_tries=2, coin=Coin(keep_single=keep_single))
+    choice = dataclasses.replace(SMALL, same_images=same, coin=Coin(keep_single=keep_single))
     config = select.Config(
         cut=Cut(partitions=partitions, domains=num_domains), choice=choice, schedule=Schedule(unit_urls=2)
     )
@@ -308,6 +294,8 @@ def test_ids_with_zero_bytes_are_ids_like_others() -> None:
         parts={
             ("refer", "references", 0): [pa.Table.from_pylist(rows, keys)],
             ("frequency", "counts", 1): [pa.table([ids[1:3], [7, 8]], schema=schema.URL_COUNTS)],
+            ("frequency", "sets", 1): [schema.SET_KEEPERS.empty_table()],
+            ("refer", "sets", 0): [schema.IMAGE_SETS.remove(0).empty_table()],
         },
         generation=SimpleNamespace(number=2, earlier=lambda name: (1,)),
     )
@@ -336,19 +324,6 @@ def test_ids_with_zero_bytes_are_ids_like_others() -> None:
 # choose ---------------------------------------------------------------------------------------------------------------
 
 
-def photos(num: int, host: str = "a.example") -> tuple[Shown, ...]:
-    return tuple(Shown(url=f"https://{host}/{i}.jpg") for i in range(num))
-
-
-def selected(pages: Sequence[Page], choice: Choice) -> dict[int, tuple[int, float]]:
-    config = select.Config(cut=Cut(partitions=4, domains=2), choice=choice)
-    chain = Chain(config)
-    chain.publish([pages])
-    return {
-        row["doc"] & 0xFFFFFF: (row["reason"], row["value"]) for row in chain.outputs["select"]["verdicts"].to_pylist()
-    }
-
-
 @pytest.mark.parametrize(
     ("num", "reason", "value"),
     [
@@ -375,7 +350,7 @@ def test_images_need_prose_beside_them() -> None:
 def test_an_address_may_stand_in_ten_documents() -> None:
     for num, reason in ((10, Reason.KEPT), (11, Reason.NO_CANDIDATE)):
         pages = [Page(id=i, images=photos(2)) for i in range(num)]
-        assert {verdict[0] for verdict in selected(pages, Choice()).values()} == {reason}
+        assert {verdict[0] for verdict in selected(pages, Choice(same_images=False)).values()} == {reason}
 
 
 def test_the_coin_is_that_of_the_page() -> None:
@@ -442,6 +417,10 @@ def test_images_that_nobody_refers_to_are_an_error() -> None:
     extracted = chain.frozen["extract", 0][0]["references"]
     chain.frozen["extract", 0][0]["references"] = extracted.slice(1)
     with pytest.raises(StoreError, match="extract does not know"):
+        list(choose.process(work.unit, config, work))
+    lost = [{"doc": 1 << 48 | 9, "keeper": 1 << 48, "images": 2}]
+    work.parts["frequency", "twins", 0] = [pa.Table.from_pylist(lost, schema.SET_TWINS.remove(0))]
+    with pytest.raises(StoreError, match="twins of pages"):
         list(choose.process(work.unit, config, work))
     work.parts["refer", "pages", 0] = [work.parts["refer", "pages", 0][0].slice(1)]
     with pytest.raises(StoreError, match="refer does not know"):
