@@ -19,6 +19,9 @@ import pyarrow.compute as pc
 from engine import schema
 from engine.errors import ConfigError, StoreError
 from engine.stage import SIDE, Output, Place, Unit, Work
+from pipelines.assemble.captions import scars
+from pipelines.assemble.match import fetched
+from pipelines.assemble.settle import FIRST, MOST_NEAR, SPREAD, settle
 from pipelines.coin import Coin, stays
 from pipelines.dedupe import BLOCK, MAX_ORDINAL, MAX_ROW, ORDINAL_SHIFT, Docs, block_parts, column, one, within
 from pipelines.ids import first_of_runs
@@ -28,7 +31,7 @@ from pipelines.reasons import Reason, tally
 if TYPE_CHECKING:
     from engine.ledger import Commit
 
-VERSION = 2  # of the code that decides the bytes
+VERSION = 3  # of the code that decides the bytes
 OUTPUTS = (
     Output(
         name="curated",
@@ -46,7 +49,7 @@ GROUP_DOCS = 512
 WORD = r"\S*[\pL\pN]\S*"  # what stands between spaces and has a letter or a digit; RE2
 SCORES = [f.name for f in schema.CURATED_SCORES]
 PAGE = [f.name for f in schema.CURATED if schema.DOCUMENTS.get_field_index(f.name) >= 0]
-PLACES = ("generation", "unit", "file", "offset", "length")
+PLACES = ("followed", "generation", "unit", "file", "offset", "length")
 
 Places = npt.NDArray[np.int64]
 Reasons = npt.NDArray[np.uint16]
@@ -56,14 +59,21 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """max_images: images that a document keeps. coin: tossed again for documents of which one image is left."""
+    """max_images, pick, near: as in `pipelines.assemble`. coin: tossed again for documents of which one image is
+    left."""
 
     max_images: int = 5  # K section 3.1: at most five images a document
+    pick: str = FIRST
+    near: int = 2
     coin: Coin = field(default_factory=Coin)
 
     def __post_init__(self) -> None:
         if self.max_images < 1:
             raise ConfigError(f"assemble.max_images is {self.max_images}; set it to 1 or more")
+        if self.pick not in (FIRST, SPREAD):
+            raise ConfigError(f"assemble.pick is {self.pick!r}; set it to {FIRST} or {SPREAD}")
+        if not -1 <= self.near <= MOST_NEAR:
+            raise ConfigError(f"assemble.near is {self.near}; set it to 0-{MOST_NEAR}, or to -1 to compare only bytes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +141,7 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     repeated = work.partition("repeats", "images", block)
 
     owner = np.repeat(np.arange(len(docs)), candidates)
-    reasons, values = fates(images, repeated, config.max_images)
+    reasons, values = fates(images, repeated, config)
     verdicts, numbers = decided(owner[reasons == 0], selected["doc_id"].to_pylist(), config.coin)
     # 0 means that it is in the shards
     alone = (reasons == 0) & (verdicts == int(Reason.SINGLE_IMAGE))[owner]
@@ -159,38 +169,20 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     yield "fates", pa.table([images["doc"], images["image"], reasons, values], schema=schema.IMAGE_FATES)
 
 
-def fates(images: pa.Table, repeated: pa.Table, max_images: int) -> tuple[Reasons, Values]:
+def fates(images: pa.Table, repeated: pa.Table, config: Config) -> tuple[Reasons, Values]:
     """(reason, value) of each candidate; images: MATCHED, by (doc, image); repeated: REPEATED, in any order.
 
-    What match found stands. Then goes what is repeated over documents, what equals an image before it that stays, and
-    what comes after `max_images` that stay.
+    What match found stands. Then goes what is repeated over documents, what is nearly an image before it that stays,
+    and of what is left all but the `max_images` that are picked.
     """
     reasons, values = images["reason"].to_numpy().copy(), images["value"].to_numpy().copy()
     first = first_of_runs(column(images, "doc"))
     shown = _over(images, first, repeated)
     over = (reasons == 0) & (shown > 0)
     reasons[over], values[over] = Reason.IMAGE_REPEATED, shown[over]
-
-    body = one(images["sha256"]).dictionary_encode().indices.to_pylist()
-    looks = images["phash"].to_pylist()
-    starts = first.tolist()
-    bodies: set[int] = set()
-    seen: set[int] = set()
-    room = max_images
-    for place in range(len(starts)):
-        if starts[place]:
-            bodies, seen, room = set(), set(), max_images
-        if reasons[place]:
-            continue
-        # a perceptual hash of 0 says that there is none
-        if body[place] in bodies or (looks[place] and looks[place] in seen):
-            reasons[place], values[place] = Reason.IMAGE_REPEATED_HERE, 0
-        elif not room:
-            reasons[place], values[place] = Reason.IMAGE_SURPLUS, 0
-        else:
-            room -= 1
-            bodies.add(body[place])
-            seen.add(looks[place])
+    bodies = one(images["sha256"]).dictionary_encode().indices.to_numpy()
+    bounds = (config.near, config.max_images, config.pick == SPREAD)
+    settle(first, bodies, images["phash"].to_numpy(), *bounds, reasons, values)
     return reasons, values
 
 
@@ -264,8 +256,8 @@ def written(kept: Kept, pages: pa.Table, gone: Mask, scores: pa.Table, clusters:
 def stream(pages: pa.Table, place: npt.NDArray[np.int16], gone: Mask) -> tuple[pa.LargeListArray, pa.Array]:
     """(items, number of words) of each page without what belongs to images that went, and without what is `gone`.
 
-    pages: columns items and images, as in DOCUMENTS; place: of each image of all pages, its new index or -1. A
-    figcaption whose text is the caption of an image that went, and of none that stayed, goes too.
+    pages: columns items and images, as in DOCUMENTS; place: of each image of all pages, its new index or -1.
+    Figcaptions that are the caption of an image that went, whole or in parts, go too (`captions.scars`).
     """
     starts, items = _lists(pages["items"])
     image_starts, images = _lists(pages["images"])
@@ -277,17 +269,12 @@ def stream(pages: pa.Table, place: npt.NDArray[np.int16], gone: Mask) -> tuple[p
     stay = ~gone
     stay[shown] = mapped[shown] >= 0
 
-    captions = images.field("caption")
     below = np.flatnonzero(pc.equal(items.field("block"), "figcaption").to_numpy(zero_copy_only=False))
-    texts = pa.concat_arrays([items.field("text").take(pa.array(below)), captions]).dictionary_encode()
-    # page and text as one number
-    codes = texts.indices.to_numpy().astype(np.int64)
-    codes += len(texts.dictionary) * np.concatenate(
-        [owner[below], np.repeat(np.arange(len(pages)), np.diff(image_starts))]
-    )
-    said, of_images = codes[: len(below)], codes[len(below) :]
-    named = pc.not_equal(captions, "").to_numpy(zero_copy_only=False)
-    scar = np.isin(said, of_images[named & (place < 0)]) & ~np.isin(said, of_images[place >= 0])
+    captions = images.field("caption")
+    told = np.flatnonzero(pc.not_equal(captions, "").to_numpy(zero_copy_only=False))
+    said, captions = items.field("text").take(pa.array(below)), captions.take(pa.array(told))
+    page = np.repeat(np.arange(len(pages)), np.diff(image_starts))
+    scar = scars(said, np.searchsorted(below, starts), captions, page[told], place[told] >= 0)
     stay[below[scar]] = False
 
     left = items.filter(pa.array(stay))
@@ -309,7 +296,7 @@ def _curated(kept: Kept, mute: npt.NDArray[np.uint32], first: int, num: int, wor
     block = first // BLOCK
     clusters = work.partition("decide", "verdicts", block).select(["doc", "cluster", "size"]).sort_by("doc")
     recurring = work.partition("recurring", "items", block).select(["doc", "item"]).sort_by("doc")
-    fetched = {number: work.commits("fetch", number) for number in pc.unique(kept.images["generation"]).to_pylist()}
+    commits = fetched(kept.images["followed"].to_numpy(), kept.images["generation"].to_numpy(), work)
     ordinals = kept.docs >> ORDINAL_SHIFT & np.uint64(MAX_ORDINAL - 1)
     removed = 0
     for ordinal, commit in enumerate(work.commits("extract")[first : first + num], first):
@@ -328,20 +315,20 @@ def _curated(kept: Kept, mute: npt.NDArray[np.uint32], first: int, num: int, wor
         removed += int(lost[~bare].sum())
         if bare.any():
             pages, own = pages.where(~bare, own.ends), own.where(~bare)
-        yield from _rows(pages, own, fetched, work)
+        yield from _rows(pages, own, commits, work)
     if removed:
         work.count(f"paragraph{SIDE}removed", removed)
 
 
-def _rows(pages: Pages, kept: Kept, fetched: dict[int, list[Commit]], work: Work) -> Iterator[pa.Table]:
-    """The rows with their images, a group of documents at a time; fetched: commits of fetch by generation."""
-    generation, unit, file, offset, length = (kept.images[name].to_pylist() for name in PLACES)
+def _rows(pages: Pages, kept: Kept, commits: dict[tuple[bool, int], list[Commit]], work: Work) -> Iterator[pa.Table]:
+    """The rows with their images, a group of documents at a time; commits: as `match.fetched` gives them."""
+    followed, generation, unit, file, offset, length = (kept.images[name].to_pylist() for name in PLACES)
     kind = schema.CURATED.field("images").type
     for start, end in _groups(kept.ends, np.array(length, np.int64)):
         first, last = int(kept.ends[start]), int(kept.ends[end])
         bodies = work.pieces(
             [
-                Place(fetched[generation[i]][unit[i]], "images", file[i], offset[i], length[i])
+                Place(commits[followed[i], generation[i]][unit[i]], "images", file[i], offset[i], length[i])
                 for i in range(first, last)
             ]
         )

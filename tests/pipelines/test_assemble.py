@@ -43,23 +43,37 @@ def assembled(
     return collect(shards.process, config or shards.Config(coin=ALL), work, shards.OUTPUTS), dict(work.counts)
 
 
+def apart(left: Candidate, right: Candidate) -> int:
+    """In how many bits two images differ: 0 for the same bytes, 65 if one has no hash."""
+    if left.jpeg == right.jpeg:
+        return 0
+    return (left.looks ^ right.looks).bit_count() if left.looks and right.looks else 65
+
+
 def fated(document: Document, config: shards.Config) -> tuple[list[tuple[int, float]], tuple[int, float]]:
     """The rules, said as plainly as can be: the fates of the candidates, the verdict on the document."""
     fates: list[tuple[int, float]] = []
     survivors: list[Candidate] = []
     candidates = sorted(document.candidates or (), key=lambda candidate: candidate.image)
     for candidate in candidates:
+        near = [bits for c in survivors if (bits := apart(c, candidate)) <= config.near or c.jpeg == candidate.jpeg]
         if candidate.reason:
             fates.append((candidate.reason, candidate.value))
         elif candidate.repeated:
             fates.append((REPEATED, max(candidate.repeated)))
-        elif any(c.jpeg == candidate.jpeg or c.looks == candidate.looks != 0 for c in survivors):
-            fates.append((HERE, 0))
-        elif len(survivors) == config.max_images:
-            fates.append((SURPLUS, 0))
+        elif near:
+            fates.append((HERE, min(near)))
         else:
             fates.append((0, candidate.value))
             survivors.append(candidate)
+    places = [place for place, fate in enumerate(fates) if not fate[0]]
+    if len(places) > config.max_images:
+        taken = range(config.max_images)
+        if config.pick == "spread" and config.max_images > 1:
+            taken = [i * (len(places) - 1) // (config.max_images - 1) for i in taken]  # type: ignore[assignment]
+        for place in set(places) - {places[i] for i in taken}:
+            fates[place] = (SURPLUS, 0)
+        survivors = [survivors[i] for i in taken]
     if not survivors:
         return fates, (NONE_LEFT, 0)
     if len(survivors) == 1 and not stays([document.doc_id], config.coin)[0]:
@@ -70,20 +84,29 @@ def fated(document: Document, config: shards.Config) -> tuple[list[tuple[int, fl
     return fates, (0, len(survivors))
 
 
+def runs(items: Sequence[Row], captions: set[str]) -> list[set[int]]:
+    """The runs of figcaptions that are one of the captions."""
+    said = [number for number, item in enumerate(items) if item["block"] == "figcaption"]
+    found = [said[i:j] for i in range(len(said)) for j in range(i + 1, len(said) + 1)]
+    return [set(run) for run in found if " ".join(items[number]["text"] for number in run) in captions]
+
+
 def curated(document: Document, survivors: Sequence[Candidate]) -> Row:
     """The row of a document that is kept."""
     extracted = document.extracted()
     places = {candidate.image: place for place, candidate in enumerate(survivors)}
     stayed = {document.images[image] for image in places}
-    went = {caption for image, caption in enumerate(document.images) if image not in places and caption}
+    went = {caption for image, caption in enumerate(document.images) if image not in places}
+    held, scars = runs(extracted["items"], stayed - {""}), runs(extracted["items"], went - {""})
+    gone = {number for run in scars if not any(run & other for other in held) for number in run}
     items = []
     for number, item in enumerate(extracted["items"]):
-        if number in document.recurring:
+        if number in document.recurring or number in gone:
             continue
         if item["kind"] == "image":
             if item["image"] in places:
                 items.append({**item, "image": places[item["image"]]})
-        elif item["block"] != "figcaption" or item["text"] not in went - stayed:
+        else:
             items.append(item)
     images = [
         {
@@ -160,30 +183,6 @@ def reasons(document: Document, config: shards.Config | None = None) -> tuple[li
 
 
 GONE = int(Reason.HTTP_GONE)
-
-
-def test_five_images_stay() -> None:
-    assert reasons(one([Candidate(image=i, body=i) for i in range(7)])) == ([0] * 5 + [SURPLUS] * 2, 0)
-    assert reasons(one([Candidate(image=i, body=i) for i in range(3)]), shards.Config(max_images=2)) == (
-        [0, 0, SURPLUS],
-        0,
-    )
-
-
-def test_a_failed_image_makes_room() -> None:
-    failed = [Candidate(image=0, reason=GONE), Candidate(image=1, body=1, repeated=(11, 12))]
-    others = [Candidate(image=i, body=i) for i in range(2, 7)]
-    assert reasons(one([*failed, *others])) == ([GONE, REPEATED, 0, 0, 0, 0, 0], 0)
-
-
-def test_the_same_bytes_or_looks_earlier_in_the_document() -> None:
-    alike = [Candidate(image=0, body=1, looks=5), Candidate(image=1, body=1, looks=6), Candidate(image=2, looks=5)]
-    assert reasons(one(alike)) == ([0, HERE, HERE], 0)
-    # only what stays counts: its twin went for another reason
-    alike = [Candidate(image=0, body=1, looks=5, repeated=(20,)), Candidate(image=1, body=2, looks=5)]
-    assert reasons(one(alike)) == ([REPEATED, 0], 0)
-    # a perceptual hash of 0 is none
-    assert reasons(one([Candidate(image=0, body=1), Candidate(image=1, body=2)])) == ([0, 0], 0)
 
 
 def test_the_coin_is_tossed_for_what_is_left() -> None:
@@ -279,9 +278,10 @@ def test_what_recurs_on_a_page_that_went_takes_nothing_from_the_next() -> None:
 @st.composite
 def documents(draw: st.DrawFn, unit: int, row: int) -> Document:
     num = draw(st.integers(1, 8))
-    captions = tuple(draw(st.lists(st.sampled_from(["", "one", "two b"]), min_size=num, max_size=num)))
     texts = st.sampled_from(["one", "two b", "- !", "naïve 3 词 …", ""])
-    boxed = st.tuples(st.sampled_from(["figcaption", "p", "h1"]), texts)
+    parts = st.lists(st.sampled_from(["one", "two b", "naïve 3 词 …", ""]), max_size=3).map(" ".join)
+    captions = tuple(draw(st.lists(parts, min_size=num, max_size=num)))
+    boxed = st.tuples(st.sampled_from(["figcaption", "figcaption", "p", "h1"]), texts)
     items: list[Any] = draw(st.lists(st.one_of(texts, boxed), max_size=8))
     for image in range(num):
         items.insert(draw(st.integers(0, len(items))), image)
@@ -293,7 +293,7 @@ def documents(draw: st.DrawFn, unit: int, row: int) -> Document:
         Candidate(
             image=image,
             body=draw(st.integers(0, 6)),
-            looks=draw(st.integers(0, 4)),
+            looks=draw(st.sampled_from([0, 1, 3, 7, 8, 1 << 63 | 7])),
             reason=draw(st.sampled_from([0, 0, 0, 0, GONE, int(Reason.NOT_ASKED)])),
             value=0,
             repeated=draw(st.sampled_from([(), (), (), (11,), (12, 11), (11, 13)])),
@@ -321,10 +321,18 @@ def blocks(draw: st.DrawFn) -> Block:
     return Block(documents=tuple(made), num_units=num, texts=texts, first=first)
 
 
-@given(blocks(), st.integers(1, 5), st.sampled_from([0.0, 0.5, 1.0]), st.randoms())
+configs = st.builds(
+    shards.Config,
+    max_images=st.integers(1, 5),
+    pick=st.sampled_from(["first", "spread"]),
+    near=st.integers(-1, 3),
+    coin=st.builds(Coin, keep_single=st.sampled_from([0.0, 0.5, 1.0])),
+)
+
+
+@given(blocks(), configs, st.randoms())
 @settings(max_examples=80, deadline=None)
-def test_shards_are_the_rules_whatever_the_order(block: Block, most: int, share: float, order: random.Random) -> None:
-    config = shards.Config(max_images=most, coin=Coin(keep_single=share))
+def test_shards_are_the_rules_whatever_the_order(block: Block, config: shards.Config, order: random.Random) -> None:
     tables = check(block, config, order)
     for row in tables["curated"].to_pylist():
         shown = [item["image"] for item in row["items"] if item["kind"] == "image"]
@@ -332,8 +340,13 @@ def test_shards_are_the_rules_whatever_the_order(block: Block, most: int, share:
 
 
 def test_a_bound_of_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"max_images is 0; set it to 1"):
         shards.Config(max_images=0)
+    with pytest.raises(ConfigError, match=r"assemble\.pick is 'best'; set it to first or spread"):
+        shards.Config(pick="best")
+    for near in (-2, 17):
+        with pytest.raises(ConfigError, match=rf"assemble\.near is {near}; set it to 0-16"):
+            shards.Config(near=near)
 
 
 def test_blocks_of_units() -> None:

@@ -1,33 +1,22 @@
-"""The truth about images: each rule on a web of a few pages written by hand, and what must hold on the whole web."""
+"""The truth about images: each rule on a web of a few pages written by hand."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipelines.coin import Coin, stays
-from pipelines.reasons import Reason
 from pipelines.smallweb import (
-    CRAWLS,
     Bounds,
     Document,
     Expected,
     Record,
     Truth,
-    expected_dedupe,
     expected_images,
-    load,
-    write,
 )
-from pipelines.smallweb.fates import address_fate, contents, picture_fate
+from pipelines.smallweb.fates import address_fate, contents, likeness, picture_fate
 from pipelines.smallweb.markup import StreamItem
 from pipelines.smallweb.pictures import Picture
-from pipelines.urls import canonical
 
 GOOD = Picture(
     url="",
@@ -151,6 +140,9 @@ def test_declared_sizes(width: int, height: int, small: bool) -> None:
         ("photo", 320, 240, ""),
         ("slow", 320, 240, ""),
         ("missing", 0, 0, "http_gone"),
+        ("disallowed", 320, 240, "robots"),
+        ("reserved", 63, 64, "opt_out_robots"),
+        ("busy", 320, 240, ""),
         ("corrupt", 48, 48, "undecodable"),
         ("photo", 64, 64, ""),
         ("photo", 63, 640, "side_small"),
@@ -178,7 +170,7 @@ def test_pages_without_candidates() -> None:
 def test_an_address_counts_once_in_a_page() -> None:
     web = Small()
     web.page("a.jpg", "a.jpg", "b.jpg")
-    web.page("a.jpg", "a.jpg", "b.jpg", small=(0,))
+    web.page("a.jpg", "a.jpg", "c.jpg", small=(0,))
     first, second = web.expect()
     assert first.fates == ("kept", "image_twice", "kept")
     assert second.fates == ("image_declared_small", "kept", "kept"), "what was refused does not stand earlier"
@@ -268,6 +260,59 @@ def test_a_page_counts_once_and_failures_do_not() -> None:
     assert last.fates == ("kept", "image_repeated_here", "kept")
 
 
+def test_a_smaller_copy_is_the_same_picture() -> None:
+    web = Small()
+    web.page("a.jpg", "b.jpg", "half.jpg")
+    web.change("half.jpg", kind="smaller", width=160, height=120, seed=1)
+    whole, half = (web.pictures[f"https://a.example/{name}.jpg"] for name in ("a", "half"))
+    assert likeness(whole) == likeness(half) and contents(whole) != contents(half)
+    (document,) = web.expect()
+    assert document.fates == ("kept", "kept", "image_repeated_here")
+
+
+def test_what_moved_is_what_lies_where_it_went() -> None:
+    web = Small()
+    web.page("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg")
+    for name, kind in (("a", "photo"), ("b", "missing"), ("c", "disallowed")):
+        web.change(f"{name}.jpg", kind=kind, moved=f"https://b.example/{name}.jpg")
+    web.change("d.jpg", kind="reserved")
+    expected = web.whole()
+    (document,) = expected.documents.values()
+    assert document.fates == ("kept", "http_gone", "robots", "opt_out_robots", "kept")
+    assert document.urls == ("https://a.example/a.jpg", "https://a.example/e.jpg"), "under the address of the page"
+    own = {f"https://a.example/{name}.jpg" for name in "abce"}
+    (asked,) = expected.asked
+    assert asked == own | {"https://b.example/a.jpg", "https://b.example/b.jpg"}
+
+
+def test_of_pages_with_the_same_images_one_stays() -> None:
+    web = Small()
+    web.page("a.jpg", "b.jpg")
+    web.page("b.jpg", "a.jpg", "b.jpg", "logo.png")
+    web.page("a.jpg", "b.jpg", "c.jpg")
+    for name in ("one.jpg", "one.jpg"):
+        web.page(name)
+    web.page("a.jpg", "b.jpg", file="two")
+    web.page("a.jpg", "other.jpg", file="two")
+    web.records[0] = replace(web.records[0], words=9)
+    web.records[1] = replace(web.records[1], words=8)
+    first, second, more, *single, later, other = web.expect(keep_single=1.0)
+    assert (first.selected, second.selected) == ("same_images", "kept"), "more references are better than more words"
+    assert (more.selected, later.selected, other.selected) == ("kept", "same_images", "kept")
+    assert [document.selected for document in single] == ["kept", "kept"], "two images at least"
+    assert (later.fates, later.candidates, later.assembled) == (("", ""), (), "")
+
+
+def test_a_set_of_images_that_are_frequent_is_no_reason() -> None:
+    web = Small()
+    for number in range(10):
+        web.page("f.jpg", f"a{number}.jpg", f"b{number}.jpg")
+    web.page("f.jpg", "c.jpg")
+    web.page("c.jpg", "f.jpg")
+    assert [document.selected for document in web.expect()[-2:]] == ["single_image", "single_image"]
+    assert [document.selected for document in web.expect(keep_single=1.0)[-2:]] == ["kept", "kept"]
+
+
 def test_captions_go_with_their_images() -> None:
     web = Small()
     web.page("a.jpg", "b.jpg", "c.jpg", "d.jpg", captions=("shared", "shared", "own", "stays"))
@@ -295,124 +340,3 @@ def test_only_pages_that_dedupe_keeps_are_counted() -> None:
     expected = web.whole()
     assert web.records[1].key not in expected.documents
     assert {document.fates for document in expected.documents.values()} == {("kept", "kept", "kept")}
-
-
-# The whole web -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
-    directory = tmp_path_factory.mktemp("web")
-    write(directory)
-    return load(directory)
-
-
-@pytest.fixture(scope="module")
-def crawls(truth: Truth) -> list[set[str]]:
-    return [set(truth.files(crawl)) for crawl in CRAWLS]
-
-
-@pytest.fixture(scope="module")
-def expected(truth: Truth, crawls: list[set[str]]) -> Expected:
-    return expected_images(truth, crawls)
-
-
-def test_every_rule_has_a_case(expected: Expected) -> None:
-    documents = expected.documents.values()
-    assert set(Counter(document.selected for document in documents)) == {
-        "kept", "no_image", "no_candidate", "too_many_references", "single_image",
-    }  # fmt: skip
-    assert set(Counter(document.assembled for document in documents)) == {"", "kept", "no_image_left", "single_image"}
-    fates = Counter(fate for document in documents for fate in document.fates)
-    for word in (
-        "image_blocked", "image_adult", "image_declared_small", "image_drawing", "image_frequent", "image_twice",
-        "image_surplus", "http_gone", "undecodable", "side_small", "aspect", "single_colour", "image_repeated",
-        "image_repeated_here", "kept",
-    ):  # fmt: skip
-        assert fates[word] >= 2, word
-    words = {reason.word for reason in Reason}
-    assert set(fates) <= words | {""}
-
-
-def test_documents_are_those_that_dedupe_keeps(truth: Truth, crawls: list[set[str]], expected: Expected) -> None:
-    fates = expected_dedupe(truth, crawls)
-    assert set(expected.documents) == {key for key, fate in fates.items() if fate.reason == "kept"}
-
-
-@given(seed=st.integers(-5, 5), keep_single=st.sampled_from([0.0, 0.3, 1.0]), numbers=st.lists(st.integers(0, 2)))
-def test_what_holds_of_every_document(truth: Truth, seed: int, keep_single: float, numbers: list[int]) -> None:
-    files = truth.files()
-    where = (numbers + [0] * len(files))[: len(files)]
-    generations = [{file for file, at in zip(files, where, strict=True) if at == wanted} for wanted in range(3)]
-    found = expected_images(truth, generations, seed=seed, keep_single=keep_single)
-    records = {record.key: record for record in truth.kept()}
-    lucky = stays((records[key].doc_id for key in found.documents), Coin(seed=seed, keep_single=keep_single))
-    asked = [url for urls in found.asked for url in urls]
-    assert len(asked) == len(set(asked)), "no address twice"
-    wanted = set()
-    for (key, document), stay in zip(found.documents.items(), lucky, strict=True):
-        record = records[key]
-        urls = [item[1] for item in record.stream if item[0] == "image"]
-        assert len(document.fates) == len(urls) == record.images
-        assert (document.selected == "kept") == (document.assembled != "") == bool(document.candidates)
-        assert len(document.candidates) <= 8
-        wanted |= {urls[index] for index in document.candidates}
-        kept = [url for url, fate in zip(urls, document.fates, strict=True) if fate == "kept"]
-        assert len(set(kept)) == len(kept) <= 5
-        if document.assembled == "kept":
-            assert tuple(kept) == document.urls
-            assert kept and (len(kept) > 1 or stay)
-            assert "" not in document.fates
-            assert [item[1] for item in document.stream if item[0] == "image"] == kept
-            rest = iter(record.stream)
-            assert all(item in rest for item in document.stream), "an ordered part of the page"
-            lost = [item for item in record.stream if item not in document.stream]
-            assert {item[0] if item[0] == "image" else item[1] for item in lost} <= {"image", "figcaption"}
-        else:
-            assert document.urls == document.stream == ()
-            assert not kept, "an image is kept with its document"
-            assert document.fates.count("single_image") == (document.assembled == "single_image")
-            assert document.assembled != "single_image" or not stay
-    assert set(asked) == wanted
-    assert wanted <= {picture.url for picture in truth.pictures}
-
-
-def test_a_later_generation_changes_nothing_of_an_earlier(
-    truth: Truth, crawls: list[set[str]], expected: Expected
-) -> None:
-    alone = expected_images(truth, crawls[:1])
-    assert alone.documents.items() <= expected.documents.items()
-    assert (alone.asked[0], alone.url_docs[0]) == (expected.asked[0], expected.url_docs[0])
-
-
-def test_the_bounds_of_ten_documents_are_met(truth: Truth, expected: Expected) -> None:
-    """The photos that go round: over the bound at once, with the second crawl, and never."""
-    pictures = {picture.url: contents(picture) for picture in truth.pictures}
-    by_crawl = {record.key: record.crawl for record in truth.kept()}
-    fates: dict[str, Counter[tuple[str, str]]] = {name: Counter() for name in ("late", "early", "bound", "shared")}
-    shown = set()
-    for key, document in expected.documents.items():
-        record = next(record for record in truth.kept() if record.key == key)
-        urls = [item[1] for item in record.stream if item[0] == "image"]
-        for url, fate in zip(urls, document.fates, strict=True):
-            name = next((name for name in fates if f"/{name}/" in url), "")
-            if name:
-                fates[name][by_crawl[key], fate] += 1
-                shown.add(pictures[url])
-    first, second = CRAWLS
-    assert fates["late"] == {(first, "kept"): 8, (second, "image_repeated"): 4}
-    assert fates["early"] == {(first, "image_repeated"): 11, (second, "image_repeated"): 1}
-    assert fates["bound"] == {(first, "kept"): 10}
-    assert fates["shared"] == {(first, "kept"): 10, (second, "image_frequent"): 2}
-    assert len(shown) == 4
-
-
-def test_addresses_are_spelled_in_one_way(truth: Truth) -> None:
-    assert all(canonical(picture.url) == picture.url for picture in truth.pictures)
-    assert not any("%" in picture.url for picture in truth.pictures)
-
-
-def test_truth_survives_writing(truth: Truth, tmp_path: Path) -> None:
-    written = write(tmp_path)
-    assert written == truth
-    assert any(record.declared for record in truth.kept())

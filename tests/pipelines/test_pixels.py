@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -20,7 +21,7 @@ from pipelines.images.decode import measure
 from pipelines.images.hashes import hamming
 from pipelines.reasons import Reason
 from pipelines.smallweb import Bounds, Truth, load, write
-from pipelines.smallweb.fates import contents, picture_fate
+from pipelines.smallweb.fates import CLOSED, contents, likeness, picture_fate
 from pipelines.smallweb.pictures import COLOURS, SHAPES, Picture
 from pipelines.smallweb.pixels import PALETTE, broken, corpus, draw, opencv, sign
 from pipelines.smallweb.prose import first, topics, vocabulary
@@ -86,7 +87,8 @@ def test_the_image_gate_finds_the_planted_faults(measured: dict[Picture, Measure
     columns["reason"] = [int(reason) for reason in columns["reason"]]
     reasons, _ = judge(pa.table(columns), Gate())
     found = [Reason(int(reason)).word for reason in reasons]
-    assert found == [picture_fate(picture, Bounds()) or "kept" for picture in measured]
+    # what robots.txt closes is a picture like any other
+    assert found == ["kept" if p.kind in CLOSED else picture_fate(p, Bounds()) or "kept" for p in measured]
     assert min(Counter(found).values()) >= 20
 
 
@@ -98,11 +100,24 @@ def test_no_two_pictures_are_alike(drawn: dict[Picture, bytes], measured: dict[P
             files[contents(picture)].add(hashlib.sha256(body).digest())
     assert all(len(sums) == 1 for sums in files.values())
     assert len(set.union(*files.values())) == len(files) < len(drawn)
-    hashes = {contents(picture): found.phash for picture, found in measured.items() if found.reason == Reason.KEPT}
+    hashes = {likeness(picture): found.phash for picture, found in measured.items() if found.reason == Reason.KEPT}
     values = np.array(list(hashes.values()), np.uint64)
     apart = hamming(values[:, None], values[None, :])
     assert (apart == 0).sum() == len(values), "each is alike to itself only"
     assert apart[~np.eye(len(values), dtype=bool)].min() >= 4
+
+
+def test_a_smaller_copy_is_another_file_that_looks_alike(
+    drawn: dict[Picture, bytes], measured: dict[Picture, Measured]
+) -> None:
+    copies = [picture for picture in drawn if picture.kind == "smaller"]
+    wholes = {likeness(picture): picture for picture in drawn if picture.kind == "photo"}
+    for half in copies:
+        whole = wholes[likeness(half)]
+        assert (half.width, half.height) == (whole.width // 2, whole.height // 2)
+        assert len(drawn[half]) < len(drawn[whole])
+        assert measured[half].phash == measured[whole].phash
+    assert len(copies) == 2
 
 
 def test_the_same_everywhere_and_always(drawn: dict[Picture, bytes]) -> None:
@@ -192,7 +207,11 @@ def test_the_sign_is_in_the_picture(drawn: dict[Picture, bytes]) -> None:
 
 def test_the_digest_names_the_pictures(web: tuple[Path, Truth], tmp_path: Path) -> None:
     lines = (web[0] / "images.jsonl").read_text().splitlines()
+    shutil.copy(web[0] / "robots.jsonl", tmp_path)
     (tmp_path / "images.jsonl").write_text("".join(line + "\n" for line in reversed(lines)))
     assert corpus(tmp_path) == corpus(web[0])
     (tmp_path / "images.jsonl").write_text("".join(line + "\n" for line in lines[1:]))
+    assert corpus(tmp_path) != corpus(web[0])
+    shutil.copy(web[0] / "images.jsonl", tmp_path)
+    (tmp_path / "robots.jsonl").write_text("")
     assert corpus(tmp_path) != corpus(web[0])

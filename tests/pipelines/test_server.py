@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -89,8 +90,34 @@ def test_pictures_by_either_scheme(web: tuple[Path, Truth], server: Server, sche
 def test_every_picture_has_its_answer(web: tuple[Path, Truth]) -> None:
     site = Pictures(web[0])
     addresses = [one.url for one in web[1].pictures]
+    told = {"missing": 404, "busy": 429}
     statuses = {url: site.answer(url.removeprefix("https://")).status for url in addresses[::7]}
-    assert statuses == {one.url: 404 if one.kind == "missing" else 200 for one in web[1].pictures[::7]}
+    assert statuses == {one.url: 302 if one.moved else told.get(one.kind, 200) for one in web[1].pictures[::7]}
+
+
+def test_what_moved_lies_where_it_is_said_to_lie(web: tuple[Path, Truth], server: Server) -> None:
+    moved = [one for one in web[1].pictures if one.moved]
+    for shown in moved:
+        status, headers, body = get(server, shown.url)
+        assert (status, headers["location"], body) == (302, shown.moved, b"")
+        status, _, body = get(server, shown.moved)
+        assert (status, body) == ((404, b"not here\n") if shown.kind == "missing" else (200, draw(shown)))
+    assert len(moved) == 8
+
+
+def test_a_busy_server_wants_to_be_asked_again(web: tuple[Path, Truth]) -> None:
+    shown = picture(web, "busy")
+    with Server(Pictures(web[0])) as server:
+        status, headers, _ = get(server, shown.url)
+        assert (status, headers["retry-after"]) == (429, "1")
+        assert [get(server, shown.url)[::2] for _ in range(2)] == [(200, draw(shown))] * 2
+
+
+def test_robots_txt_of_those_that_have_one(web: tuple[Path, Truth], server: Server) -> None:
+    for site in web[1].robots:
+        status, headers, body = get(server, f"https://{site.host}/robots.txt")
+        assert (status, headers["content-type"], body.decode()) == (200, "text/plain", site.text)
+    assert get(server, "https://www.gardens.example/robots.txt")[0] == 404
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -178,6 +205,29 @@ def test_requests_are_counted(web: tuple[Path, Truth]) -> None:
         server.requests.clear()
         get(server, asked[0], "HEAD")
         assert server.requests[asked[0]] == 16, "what is handed out is a copy"
+
+
+class SlowSite(NoSite):
+    """Takes its time."""
+
+    def answer(self, url: str) -> Answer:
+        return Answer(status=200, delay_s=0.05)
+
+
+def test_the_log_tells_when_what_was_asked() -> None:
+    with Server(SlowSite()) as server:
+        before = time.monotonic()
+        for url in ("http://a.example/x?y=1", "https://b.example/"):
+            get(server, url)
+        after = time.monotonic()
+        first, second = server.log
+        assert [(one.url, one.status) for one in (first, second)] == [
+            ("http://a.example/x?y=1", 200),
+            ("https://b.example/", 200),
+        ]
+        assert before <= first.began <= first.ended - 0.05 < first.ended <= second.began < second.ended <= after
+        server.log.clear()
+        assert len(server.log) == 2, "what is handed out is a copy"
 
 
 def test_headers_of_an_answer_and_absolute_targets() -> None:
@@ -282,6 +332,10 @@ def test_what_cannot_be_served_is_said(tmp_path: Path, capsys: pytest.CaptureFix
         Folder(tmp_path / "index.tsv")
     with pytest.raises(ConfigError, match=r"images\.jsonl"):
         Pictures(tmp_path)
+    (tmp_path / "images.jsonl").touch()
+    with pytest.raises(ConfigError, match=r"robots\.jsonl"):
+        Pictures(tmp_path)
+    (tmp_path / "images.jsonl").unlink()
     with pytest.raises(SystemExit):
         main(["--web", str(tmp_path)])
     assert "images.jsonl is missing" in capsys.readouterr().err

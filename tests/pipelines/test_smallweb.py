@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
+from urllib.robotparser import RobotFileParser
 
 import pytest
 from hypothesis import given
@@ -18,8 +19,11 @@ from warcio.archiveiterator import ArchiveIterator
 from engine.stage import Unit
 from pipelines import extract, judge
 from pipelines.reasons import Reason
+from pipelines.rights import AGENT
+from pipelines.select import domains
 from pipelines.smallweb import CRAWLS, Record, Truth, expected_dedupe, load, write
 from pipelines.smallweb.page import jaccard
+from pipelines.smallweb.pictures import KINDS
 from pipelines.smallweb.prose import Dice, Writer, doing, past, plural, topics
 from tests.offline import OfflineWork, collect
 
@@ -178,9 +182,38 @@ def test_every_picture_has_its_specification(truth: Truth) -> None:
     )
     assert max(shown_by.values()) > 10
     kinds = Counter(picture.kind for picture in truth.pictures)
-    for kind in ("photo", "drawing", "logo", "pixel", "tiny", "single_colour", "banner", "corrupt", "missing", "slow"):
-        assert kinds[kind] >= 1, kind
+    assert set(kinds) == set(KINDS)
     assert kinds["photo"] + kinds["drawing"] > 0.7 * sum(kinds.values())
+
+
+def test_robots_txt_forbids_what_is_closed_and_nothing_else(truth: Truth) -> None:
+    """As a parser reads it that is not ours."""
+    sites = {}
+    for site in truth.robots:
+        sites[site.host] = RobotFileParser()
+        sites[site.host].parse(site.text.splitlines())
+    closed: Counter[str] = Counter()
+    for shown in truth.pictures:
+        host = shown.place.split("/")[2]
+        forbidden = host in sites and not sites[host].can_fetch(AGENT, shown.place)
+        assert forbidden == (shown.kind == "disallowed"), shown.place
+        closed[host] += forbidden
+        if shown.moved:
+            assert shown.url.split("/")[2] not in sites, "what redirects says nothing"
+    assert sum(num > 0 for num in closed.values()) == 2
+    reserved = {shown.place.split("/")[2] for shown in truth.pictures if shown.kind == "reserved"}
+    assert reserved == {site.host for site in truth.robots if "ai-train=no" in site.text}
+    used = {shown.place.split("/")[2] for shown in truth.pictures if shown.kind == "photo"}
+    assert used & set(sites), "and something is left open"
+
+
+def test_pictures_move_within_their_site_and_out_of_it(truth: Truth) -> None:
+    moved = [shown for shown in truth.pictures if shown.moved]
+    places = [shown.place for shown in truth.pictures]
+    assert len(places) == len(set(places)), "where it lies it is asked for once"
+    assert {shown.kind for shown in moved} == {"photo", "missing", "disallowed"}
+    away = Counter(domains.key(shown.url.split("/")[2]) != domains.key(shown.place.split("/")[2]) for shown in moved)
+    assert min(away[True], away[False]) >= 2
 
 
 def test_pairs_are_near_or_far_and_nothing_between(truth: Truth) -> None:
