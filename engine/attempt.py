@@ -34,6 +34,7 @@ from engine.writer import OutputWriter
 
 CRASHES = 2  # deaths at one record before it is skipped as `crashed`
 MAX_POISON = 32  # records skipped so in one unit before the unit fails instead
+MAX_STRAY = 8  # records at which it died once: then it is the machine, not a record, and would go on without end
 
 
 def attempt(
@@ -223,6 +224,9 @@ def _guarded(ledger: Ledger, stage: Stage, unit: Unit, tag: str, folder: Path, t
             return _failed(ledger, stage, unit, tag, error, time.monotonic() - started)
         if deaths[at] >= CRASHES:
             poisoned |= {at}
+        if len(deaths) - len(poisoned) > MAX_STRAY:
+            error = f"the process died ({how}) at {len(deaths)} records; is the machine short of memory?"
+            return _failed(ledger, stage, unit, tag, error, time.monotonic() - started)
         if len(poisoned) > MAX_POISON:
             error = f"more than {MAX_POISON} records kill the process ({how}), the last at offset {at}"
             return _failed(ledger, stage, unit, tag, error, time.monotonic() - started)

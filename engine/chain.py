@@ -219,8 +219,8 @@ class Chain:
             carried[name] = {n: (key, settled[n]["manifest"]) for n in earlier}
         for step in self._steps:
             if step.stage.own_series and step.stage in stage.reads:
-                published = Series(step, self._ledger).published()
-                carried[step.stage.name] = {n: (step.stage.key, mark) for n, mark in published.items()}
+                known = Series(step, self._ledger).known()
+                carried[step.stage.name] = {n: (step.stage.key, mark) for n, mark in known.items()}
         return carried
 
     def abandon(self) -> int:

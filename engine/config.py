@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -77,9 +78,12 @@ def _parse(kind: Any, text: str) -> Any:
         return text.lower() == "true"
     if kind is int or kind is float:
         try:
-            return kind(text)
+            value = kind(text)
         except ValueError:
             raise ValueError("it is a whole number" if kind is int else "it is a number") from None
+        if not math.isfinite(value):  # nan is over no bound and under none
+            raise ValueError("it is a finite number")
+        return value
     if origin is tuple:
         inner = typing.get_args(kind)[0]
         return tuple(_parse(inner, part) for part in text.split(",") if part)

@@ -33,6 +33,18 @@ class Series:
         settled = self._ledger.settled(self._stage.key)
         return {n: str(body["manifest"]) for n, body in sorted(settled.items()) if body["state"] == PUBLISHED}
 
+    def known(self) -> dict[int, str]:
+        """The published generations, what a run that ended before its end has committed included: whoever asks what is
+        known must learn of that too, or would ask for it again."""
+        published = self.published()
+        standing = [n for n in self._ledger.generations(self._stage.key) if n not in published]
+        if standing and (fresh := self._fresh()):
+            self._ledger.settle(
+                self._stage.key, standing[0], PUBLISHED, self._ledger.freeze(self._stage.key, sorted(fresh))
+            )
+            published = self.published()
+        return published
+
     def ask(
         self, source: tuple[Stage, str], run_stage: Callable[[Stage, Sequence[Unit], int], StageReport]
     ) -> StageReport:
@@ -78,11 +90,16 @@ class Series:
     def _publish(self, source: tuple[Stage, str]) -> None:
         # again until nothing is left: another driver may have settled a number with what was there before ours
         while True:
-            fresh = self._ledger.committed(self._stage.key)
-            for mark in self.published().values():
-                fresh -= {commit.unit for commit in self._ledger.manifest(mark)}
+            fresh = self._fresh()
             if not fresh:
                 return
             self._ledger.settle(
                 self._stage.key, self._open(source), PUBLISHED, self._ledger.freeze(self._stage.key, fresh)
             )
+
+    def _fresh(self) -> set[str]:
+        """Units with a commit that no published generation holds."""
+        fresh = set(self._ledger.committed(self._stage.key))
+        for mark in self.published().values():
+            fresh -= {commit.unit for commit in self._ledger.manifest(mark)}
+        return fresh

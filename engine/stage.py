@@ -229,8 +229,8 @@ class Stage:
     their keys enter this key. carries: stages of which a barrier reads EARLIER generations, by name with their outputs
     (they may depend on this stage, so their keys cannot enter its key; a map stage may be both read and carried).
     recorded: not a pure function (it asked the network): `verify` checks sums only. exclusive: one driver at a time, by
-    lease. binds: a word that a store is bound to by the first run; a store bound to another refuses. Code that changes
-    bytes raises `version`.
+    lease. lease: the key of another such stage, whose lease it takes: never are both at work. binds: a word that a
+    store is bound to by the first run; a store bound to another refuses. Code that changes bytes raises `version`.
     """
 
     name: str
@@ -243,6 +243,7 @@ class Stage:
     barrier: bool = False
     recorded: bool = False
     exclusive: bool = False
+    lease: str = ""
     binds: str = ""
     num_cpus: float = 1.0
     memory_bytes: int = 0

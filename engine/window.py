@@ -142,7 +142,7 @@ class StageRun:
         if not self._stage.exclusive:
             yield lambda: None
             return
-        lease = Lease(self._ledger.store, self._stage.key)
+        lease = Lease(self._ledger.store, self._stage.lease or self._stage.key)
         while not lease.acquire():
             self._progress.note(f"{self._stage.name}: waiting for the driver {lease.holder()}, which holds the stage")
             for _ in range(10):

@@ -193,6 +193,15 @@ def unsteady(unit: Unit, config: int, work: Work) -> Iterator[tuple[str, pa.Tabl
     yield "doubled", pa.table([pa.array([time.monotonic_ns()], pa.uint64())], schema=DOUBLED.schema)
 
 
+def wandering(unit: Unit, config: int, work: Work) -> Iterator[tuple[str, pa.Table]]:
+    """Dies at another record each time, as what is killed for its memory does; inputs: a file that counts."""
+    path = Path(unit.inputs[0])
+    path.write_bytes(path.read_bytes() + b"." if path.exists() else b".")
+    work.enter(len(path.read_bytes()))
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield "doubled", DOUBLED.schema.empty_table()
+
+
 def deadly(unit: Unit, config: int, work: Work) -> Iterator[tuple[str, pa.Table]]:
     """Dies before any record."""
     os.kill(os.getpid(), signal.SIGKILL)

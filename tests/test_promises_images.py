@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,19 +63,40 @@ class Gated(Pictures):
         self.reached.clear()
 
 
+class Deadly(Pictures):
+    """Kills the process `victim` when it has been asked so many times, robots.txt included."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.left, self.victim = 0, 0
+        self._aiming = threading.Lock()
+
+    def aim(self, victim: int, num: int) -> None:
+        """At the num-th request from now on."""
+        with self._aiming:
+            self.left, self.victim = num, victim
+
+    def answer(self, url: str) -> Answer:
+        with self._aiming:
+            self.left -= 1
+            if not self.left:
+                os.kill(self.victim, signal.SIGKILL)
+        return dataclasses.replace(super().answer(url), delay_s=0.0)
+
+
 def undisturbed(small_web: SmallWeb) -> dict[Any, list[str]]:
     """What one process writes of the first crawl."""
     ledger = Ledger(f"memory:///undisturbed-images-{next(_numbers)}")
     ledger.check(create=True)
     units = snapshot.units(snapshot.Inputs(crawl=CRAWLS[0], mirror=str(small_web.folder)), ledger)
     run(small_web.recipe(), ledger, units, InlinePool(ledger.store.url), Quiet())
-    return sums(ledger, small_web.recipe())
+    return recorded(ledger, small_web.recipe())
 
 
 @contextmanager
-def kosmos_run(web: Path, store: Path, server: Server) -> Iterator[subprocess.Popen[str]]:
-    """`kosmos run` in a process of its own, with a Ray of its own; all of it is gone afterwards."""
-    given = [word for setting in settings(server) for word in ("--set", setting)]
+def kosmos_run(web: Path, store: Path, server: Server, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """`kosmos run` in a process of its own, with a Ray of its own; all of it is gone afterwards. more: settings."""
+    given = [word for setting in (*settings(server), *more) for word in ("--set", setting)]
     words = ["run", "interleaved", "--small", "--crawl", CRAWLS[0], "--mirror", str(web), "--store", str(store)]
     process = subprocess.Popen(
         [sys.executable, "-m", "engine.cli", *words, *given, "--workers", "2"],
@@ -103,9 +128,9 @@ def fetching(pid: int) -> list[int]:
     return found
 
 
-def outcomes(ledger: Ledger, recipe: Recipe) -> list[bytes]:
+def outcomes(ledger: Ledger, recipe: Recipe, stage: str = "fetch") -> list[bytes]:
     rows: list[bytes] = []
-    for commit in ledger.commits(recipe.stage("fetch").key):
+    for commit in ledger.commits(recipe.stage(stage).key):
         rows += read_rows(ledger.store, commit.outputs["outcomes"], ("url_id",))["url_id"].to_pylist()
     return rows
 
@@ -140,7 +165,7 @@ def test_what_was_answered_survives_killed_workers_and_drivers(
         units = snapshot.units(snapshot.Inputs(crawl=CRAWLS[0], mirror=str(small_web.folder)), ledger)
         # the dead driver's lease runs out by the store's clock first
         run(recipe, ledger, units, InlinePool(ledger.store.url), Quiet(), Options())
-    assert sums(ledger, recipe) == expected
+    assert recorded(ledger, recipe) == expected
     asked = outcomes(ledger, recipe)
     assert len(asked) == len(set(asked)) > 400
     assert verify(recipe, ledger).faults == []
@@ -160,8 +185,109 @@ def test_two_drivers_at_once_ask_for_each_address_once(small_web: SmallWeb, tmp_
                 ends.append((process.returncode, told))
         requests = server.requests
     assert [code for code, _ in ends] == [0, 0], ends
-    assert set(requests.values()) == {1}, "an address was asked for twice"
-    assert sums(Ledger(str(store)), recipe) == undisturbed(small_web)
+    again = {url for url, num in images_only(requests).items() if num > 1}
+    assert again <= busy(small_web), "an address was asked for twice"
+    assert recorded(Ledger(str(store)), recipe) == undisturbed(small_web)
+
+
+def test_ten_kills_while_the_web_is_asked(small_web: SmallWeb, tmp_path: Path) -> None:
+    """kill -9 at ten random requests: the bytes of an undisturbed run, and no address of a committed unit is asked for
+    again; any other, once in each run that its unit was in."""
+    site = Deadly(small_web.folder)
+    with Server(site, serving=tmp_path / "serving.json") as server:
+        given = [*settings(server), "select.schedule.unit_urls=40", "fetch.per_domain=8"]
+        recipe = small_web.recipe(*given)
+        expected = prepared(small_web, recipe, tmp_path)
+        ledger = Ledger(str(tmp_path / "killed"))
+        chance = random.Random()
+        with runs(tmp_path / "killed", small_web.folder, given) as begin:
+            for _ in range(10):
+                done, before = committed_urls(ledger, recipe), server.requests
+                pid, end = begin()
+                site.aim(pid, chance.randint(1, 80))
+                assert end() == -signal.SIGKILL
+                let_go(tmp_path / "killed")
+                asked = images_only(server.requests - before)
+                assert not done & set(asked), "a committed unit was asked for again"
+                assert {url for url, num in asked.items() if num > 1} <= busy(small_web)
+        done, before = committed_urls(ledger, recipe), server.requests
+        finish(recipe, ledger, small_web)
+        assert not done & set(images_only(server.requests - before))
+    assert done and recorded(ledger, recipe) == expected
+
+
+@contextmanager
+def runs(store: Path, web: Path, given: list[str]) -> Iterator[Callable[[], tuple[int, Callable[[], int]]]]:
+    """Begins a run in a process of its own: its id, and what waits for its end and gives its exit code."""
+    words = [sys.executable, "-m", "tests.asking", str(store), str(web), *given]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+        said, heard = process.stdin, process.stdout
+        assert said is not None and heard is not None
+
+        def begin() -> tuple[int, Callable[[], int]]:
+            said.write("run\n")
+            return int(heard.readline()), lambda: int(heard.readline())
+
+        try:
+            yield begin
+        finally:
+            said.close()
+
+
+def prepared(small_web: SmallWeb, recipe: Recipe, folder: Path) -> dict[Any, list[str]]:
+    """What an undisturbed run writes; folder/killed holds all of it up to the first request."""
+    up_to_fetch(recipe, Ledger(str(folder / "killed")), small_web.folder)
+    shutil.copytree(folder / "killed", folder / "undisturbed")
+    other = Ledger(str(folder / "undisturbed"))
+    finish(recipe, other, small_web)
+    return recorded(other, recipe)
+
+
+def up_to_fetch(recipe: Recipe, ledger: Ledger, web: Path) -> None:
+    """All of the first crawl that comes before the first request, in this process."""
+    ledger.check(create=True)
+    units = snapshot.units(snapshot.Inputs(crawl=CRAWLS[0], mirror=str(web)), ledger)
+    for step in itertools.takewhile(lambda step: step.stage.name != "fetch", recipe.steps):
+        run(recipe, ledger, units, InlinePool(ledger.store.url), Quiet(), Options(only=step.stage.name))
+
+
+def finish(recipe: Recipe, ledger: Ledger, small_web: SmallWeb) -> None:
+    """What is left of the first crawl, in this process."""
+    units = snapshot.units(snapshot.Inputs(crawl=CRAWLS[0], mirror=str(small_web.folder)), ledger)
+    run(recipe, ledger, units, InlinePool(ledger.store.url), Quiet(), Options())
+
+
+def recorded(ledger: Ledger, recipe: Recipe) -> dict[Any, list[str]]:
+    """The sums of all outputs that may not differ."""
+    assert ledger.settled(recipe.stage("assemble").key)[1]["state"] == "published"
+    return sums(ledger, recipe)
+
+
+def committed_urls(ledger: Ledger, recipe: Recipe) -> set[str]:
+    """The addresses that committed units of both rounds have asked."""
+    found: set[str] = set()
+    for asking, listing in (("fetch", "schedule"), ("follow", "reschedule")):
+        done = set(outcomes(ledger, recipe, asking))
+        for commit in ledger.commits(recipe.stage(listing).key):
+            rows = read_rows(ledger.store, commit.outputs["urls"], ("url_id", "url")).to_pylist()
+            found |= {row["url"] for row in rows if row["url_id"] in done}
+    return found
+
+
+def images_only(requests: Counter[str]) -> Counter[str]:
+    """Without robots.txt, which each unit asks for."""
+    return Counter({url: num for url, num in requests.items() if not url.endswith("/robots.txt")})
+
+
+def busy(small_web: SmallWeb) -> set[str]:
+    """Addresses that want to be asked for twice."""
+    return {picture.url for picture in small_web.truth.pictures if picture.kind == "busy"}
+
+
+def let_go(store: Path) -> None:
+    """Release the lease of a driver that is known to be dead, as it would have done itself."""
+    for path in store.rglob("leases/*.json"):
+        path.with_suffix(".released").touch()
 
 
 def test_a_server_that_is_gone_stops_the_run_with_a_sentence(small_web: SmallWeb, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """What should become of every image reference and every page with images, worked out the slow and obvious way.
 
 It shares no code with the stages that do it on a billion references, only the coin and the spelling of addresses: where
-the two agree, both are right. All pictures of the bundled web answer for good, so no address is asked for twice.
+the two agree, both are right. All pictures of the bundled web answer for good, a busy one when it is asked again, so no
+address is asked for in two generations.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from urllib.parse import urlsplit
 
 from pipelines.coin import Coin, stays
 from pipelines.smallweb.markup import StreamItem
 from pipelines.smallweb.pictures import Picture
-from pipelines.smallweb.truth import Key, Record, Truth, expected_dedupe
+from pipelines.smallweb.truth import MOST_IMAGES, Key, Record, Truth, expected_dedupe
 
 BLOCKED = frozenset((
     "logo", "button", "icon", "plugin", "widget", "avatar", "sprite", "spacer", "blank", "1x1", "pixel", "tracking",
@@ -26,6 +27,8 @@ BLOCKED = frozenset((
 ADULT = frozenset(("porn", "xxx", "sex"))
 TOKEN = re.compile(r"[a-z0-9]+")
 HEADING = re.compile(r"h[1-6]")
+# what robots.txt says of where a picture lies -> what becomes of it, and no request
+CLOSED = {"disallowed": "robots", "reserved": "opt_out_robots"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +64,8 @@ class Document:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expected:
     """documents: every page that deduplication keeps. asked: of each generation, the addresses that are requested in
-    it, each once and in no other generation. url_docs: of each generation, how many documents show an address by
+    it, with those that others redirect to and without robots.txt: each once (what is busy twice) and in no other
+    generation. url_docs: of each generation, how many documents show an address by
     then."""
 
     documents: dict[Key, Document]
@@ -86,6 +90,8 @@ def address_fate(url: str, width: int, height: int, min_side: int) -> str:
 
 def picture_fate(picture: Picture, bounds: Bounds) -> str:
     """What a request and the image gate make of a picture; "" if nothing is wrong with it."""
+    if picture.kind in CLOSED:
+        return CLOSED[picture.kind]
     small, large = sorted((picture.width, picture.height))
     if picture.kind == "missing":
         return "http_gone"
@@ -99,8 +105,20 @@ def picture_fate(picture: Picture, bounds: Bounds) -> str:
 
 
 def contents(picture: Picture) -> tuple[object, ...]:
-    """What decides the bytes of a picture: all but its address."""
-    return tuple(getattr(picture, field.name) for field in fields(picture) if field.name != "url")
+    """What decides the bytes of a picture: all but its addresses."""
+    return tuple(getattr(picture, field.name) for field in fields(picture) if field.name not in ("url", "moved"))
+
+
+def likeness(picture: Picture) -> tuple[object, ...]:
+    """What decides how it looks: a smaller copy looks like the whole."""
+    if picture.kind == "smaller":
+        picture = replace(picture, kind="photo", width=2 * picture.width, height=2 * picture.height)
+    return contents(picture)
+
+
+def asked_for(picture: Picture) -> set[str]:
+    """The addresses that are asked for it: its own, and where that leads; not where robots.txt forbids."""
+    return ({picture.url} if picture.moved else set()) | (set() if picture.kind in CLOSED else {picture.place})
 
 
 def references(record: Record) -> list[str]:
@@ -130,8 +148,21 @@ def beside(stream: Iterable[StreamItem]) -> bool:
     return ("prose", "image") in pairwise(plain) or ("image", "prose") in pairwise(headless)
 
 
-def choose(fates: list[str], record: Record, url_docs: dict[str, int], lucky: bool, bounds: Bounds) -> str:
-    """Settle the fates of frequent and surplus references in place; what becomes of the page."""
+def twins(pages: list[Record], fates: dict[Key, list[str]], shown: dict[frozenset[str], Key]) -> set[Key]:
+    """Pages that show the very images, two or more, of another that stays: of an earlier generation, or else of the
+    better one, with more images (up to five), then more words, then the smaller doc_id. `shown` takes in new sets."""
+    found = set()
+    for record in sorted(pages, key=lambda page: (-min(page.images, MOST_IMAGES), -page.words, page.doc_id)):
+        addresses = zip(references(record), fates[record.key], strict=True)
+        passing = frozenset(url for url, fate in addresses if not fate)
+        if len(passing) > 1 and beside(record.stream) and shown.setdefault(passing, record.key) != record.key:
+            found.add(record.key)
+    return found
+
+
+def choose(fates: list[str], record: Record, url_docs: dict[str, int], twin: bool, lucky: bool, bounds: Bounds) -> str:
+    """Settle the fates of frequent and surplus references in place; what becomes of the page. twin: another page shows
+    its very images."""
     urls = references(record)
     passing = [index for index, fate in enumerate(fates) if not fate]
     if not urls:
@@ -150,7 +181,9 @@ def choose(fates: list[str], record: Record, url_docs: dict[str, int], lucky: bo
         return "not_interspersed"
     if not candidates:
         return "no_candidate"
-    return "single_image" if candidates == 1 and not lucky else "kept"
+    if candidates == 1:
+        return "kept" if lucky else "single_image"
+    return "same_images" if twin else "kept"
 
 
 def without(stream: Iterable[StreamItem], stay: set[int]) -> tuple[StreamItem, ...]:
@@ -187,6 +220,7 @@ def expected_images(
     coin = Coin(seed=seed, keep_single=keep_single)
     showing: defaultdict[str, set[Key]] = defaultdict(set)
     having: defaultdict[tuple[object, ...], set[Key]] = defaultdict(set)
+    shown_sets: dict[frozenset[str], Key] = {}
     documents: dict[Key, Document] = {}
     asked: list[frozenset[str]] = []
     url_docs: list[dict[str, int]] = []
@@ -200,27 +234,30 @@ def expected_images(
                 if not fate:
                     showing[url].add(record.key)
         url_docs.append({url: len(shown) for url, shown in showing.items()})
+        alike = twins(pages, fates, shown_sets)
         lucky = dict(zip(fates, map(bool, stays((record.doc_id for record in pages), coin)), strict=True))
         selected, candidates = {}, {}
         for record in pages:
             own = fates[record.key]
-            selected[record.key] = choose(own, record, url_docs[-1], lucky[record.key], bounds)
+            twin = record.key in alike
+            selected[record.key] = choose(own, record, url_docs[-1], twin, lucky[record.key], bounds)
             chosen = [index for index, fate in enumerate(own) if not fate]
             candidates[record.key] = chosen if selected[record.key] == "kept" else []
             for index in candidates[record.key]:
                 shown = pictures[references(record)[index]]
                 own[index] = picture_fate(shown, bounds)
                 if not own[index]:
-                    having[contents(shown)].add(record.key)
+                    having[likeness(shown)].add(record.key)
         wanted = {references(record)[index] for record in pages for index in candidates[record.key]}
-        asked.append(frozenset(wanted.difference(*asked)))
+        requests = set[str]().union(*(asked_for(pictures[url]) for url in wanted))
+        asked.append(frozenset(requests.difference(*asked)))
         for record in pages:
             documents[record.key] = assemble(
                 record,
                 selected[record.key],
                 fates[record.key],
                 candidates[record.key],
-                lambda url: contents(pictures[url]),
+                lambda url: likeness(pictures[url]),
                 {what for what, holders in having.items() if len(holders) > bounds.max_docs},
                 lucky[record.key],
                 bounds,

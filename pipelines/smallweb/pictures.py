@@ -33,6 +33,10 @@ KINDS: dict[str, tuple[int, int, int]] = {
     "tiny": (3, 48, 40),  # sides under 64
     "corrupt": (3, 300, 200),  # bytes that do not decode
     "missing": (4, 0, 0),  # 404
+    "disallowed": (0, 320, 240),  # robots.txt keeps it from us
+    "reserved": (0, 320, 240),  # robots.txt reserves it against training
+    "busy": (0, 320, 240),  # the first request is told to come again
+    "smaller": (0, 240, 180),  # a photo at half its size
     "logo": (0, 160, 120),  # of a site, drawn on every page
     "pixel": (0, 1, 1),  # counts readers
 }
@@ -51,7 +55,8 @@ FORMS = (
 class Picture:
     """What an address shows: enough to draw its pixels, or to fail as it should.
 
-    width, height are pixels, 0 for what is not there; shape, colour, thing, ground_colour and ground are words.
+    width, height are pixels, 0 for what is not there; shape, colour, thing, ground_colour and ground are words. moved:
+    the address that its own redirects to, where it lies; "" if it lies at its own.
     """
 
     url: str
@@ -65,6 +70,12 @@ class Picture:
     thing: str
     ground_colour: str
     ground: str
+    moved: str = ""
+
+    @property
+    def place(self) -> str:
+        """The address where it lies."""
+        return self.moved or self.url
 
     def describe(self, dice: Dice) -> str:
         """One of the ways to say what it shows: an alt text or a caption, without a full stop."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ SUBPIXEL_BITS = 4
 CELLS = 5  # of a thing's sign, each way: 2^25 signs
 NOISE = 160  # side of the tile of sensor noise
 JPEG_QUALITY = 90
+WORSE_QUALITY = 75  # of a smaller copy
 PNG_LEVEL = 1
 
 
@@ -104,6 +106,8 @@ def draw(picture: Picture) -> bytes:
     if picture.kind == "missing":
         return b""
     rng = np.random.Generator(np.random.PCG64(picture.seed))
+    if picture.kind == "smaller":
+        return halved(replace(picture, kind="photo", width=2 * picture.width, height=2 * picture.height))
     if picture.kind == "single_colour":
         canvas = plain(picture, rng)
     else:
@@ -115,9 +119,19 @@ def draw(picture: Picture) -> bytes:
     return broken(body, rng) if picture.kind == "corrupt" else body
 
 
+def halved(whole: Picture) -> bytes:
+    """The picture once more, at half its size and of worse quality."""
+    cv2 = opencv()
+
+    canvas = cv2.imdecode(np.frombuffer(draw(whole), np.uint8), cv2.IMREAD_COLOR)
+    half = cv2.resize(canvas, (whole.width // 2, whole.height // 2), interpolation=cv2.INTER_AREA)
+    return encode(half, whole.format, WORSE_QUALITY)
+
+
 def corpus(directory: Path) -> str:
-    """A digest that names what a server of this folder's pictures sends: specifications and drawing."""
-    lines = sorted((directory / "images.jsonl").read_text(encoding="utf-8").splitlines())
+    """A digest that names what a server of this folder's pictures sends: specifications, robots.txt, drawing."""
+    files = ("images.jsonl", "robots.jsonl")
+    lines = sorted(line for name in files for line in (directory / name).read_text(encoding="utf-8").splitlines())
     return hashlib.sha256("\n".join((f"pixels {VERSION}", *lines)).encode()).hexdigest()
 
 
@@ -196,11 +210,11 @@ def camera(canvas: Pixels, rng: np.random.Generator) -> Pixels:
     return seen
 
 
-def encode(canvas: Pixels, form: str) -> bytes:
-    """A JPEG or PNG."""
+def encode(canvas: Pixels, form: str, quality: int = JPEG_QUALITY) -> bytes:
+    """A JPEG or PNG; quality: of a JPEG."""
     cv2 = opencv()
 
-    settings = [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL] if form == "png" else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    settings = [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL] if form == "png" else [cv2.IMWRITE_JPEG_QUALITY, quality]
     done, body = cv2.imencode(f".{form}", canvas, settings)
     if not done:
         raise ValueError(f"OpenCV encodes no {form} of {canvas.shape}")

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -42,6 +42,8 @@ TLS_HANDSHAKE = b"\x16"
 IDLE_S = 30.0  # of a connection, before the server hangs up
 SLOW_S = 0.3
 DRAWN = 256  # files held in memory
+LOGGED = 100_000  # requests
+AGAIN_S = 1  # when a busy server wants to be asked again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +58,18 @@ class Answer:
 
 
 NOT_FOUND = Answer(status=404, body=b"not here\n")
+BUSY = Answer(status=429, body=b"later\n", headers=(("Retry-After", str(AGAIN_S)),))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One request that was answered. url: "scheme://host/path?query". began, ended: seconds of time.monotonic, from
+    its first line until its answer is sent; so the client has it in flight before and after. status: HTTP."""
+
+    url: str
+    began: float
+    ended: float
+    status: int
 
 
 class Site(Protocol):
@@ -71,22 +85,34 @@ class Site(Protocol):
 
 
 class Pictures:
-    """The pictures of a bundled web, drawn when they are asked for."""
+    """The pictures of a bundled web, drawn when they are asked for, and the robots.txt of its sites."""
 
     def __init__(self, directory: Path) -> None:
-        path = directory / "images.jsonl"
-        if not path.is_file():
-            raise ConfigError(f"{directory} holds no bundled web: {path.name} is missing; `kosmos demo` writes one")
+        for name in ("images.jsonl", "robots.jsonl"):
+            if not (directory / name).is_file():
+                raise ConfigError(f"{directory} holds no bundled web: {name} is missing; `kosmos demo` writes one")
         self.corpus = pixels.corpus(directory)
-        shown = (Picture(**filled(Picture, row)) for row in rows_of(path))
-        self._shown = {without_scheme(picture.url): picture for picture in shown}
+        pictures = [Picture(**filled(Picture, row)) for row in rows_of(directory / "images.jsonl")]
+        self._shown = {without_scheme(picture.place): picture for picture in pictures}
+        self._moved = {without_scheme(picture.url): picture.moved for picture in pictures if picture.moved}
+        self._robots = {f"{row['host']}/robots.txt": row["text"] for row in rows_of(directory / "robots.jsonl")}
+        self._busy = {without_scheme(picture.place) for picture in pictures if picture.kind == "busy"}
+        self._lock = threading.Lock()
         self._draw = lru_cache(DRAWN)(pixels.draw)
 
     def answer(self, url: str) -> Answer:
-        """The picture's file; a slow one after 0.3 s."""
+        """The picture's file: a slow one after 0.3 s, a busy one from the second time on."""
+        if url in self._robots:
+            return Answer(status=200, body=self._robots[url].encode())
+        if url in self._moved:
+            return Answer(status=302, headers=(("Location", self._moved[url]),))
         picture = self._shown.get(url)
         if picture is None or picture.kind == "missing":
             return NOT_FOUND
+        with self._lock:
+            if url in self._busy:
+                self._busy.remove(url)
+                return BUSY
         delay_s = SLOW_S if picture.kind == "slow" else 0.0
         return Answer(status=200, kind=f"image/{picture.format}", body=self._draw(picture), delay_s=delay_s)
 
@@ -142,6 +168,7 @@ class Server:
         self.site, self.corpus = site, corpus or site.corpus
         self._wanted = serving
         self._counted: Counter[str] = Counter()
+        self._log: deque[Request] = deque(maxlen=LOGGED)
         self._counting = threading.Lock()
 
     @property
@@ -150,10 +177,21 @@ class Server:
         with self._counting:
             return Counter(self._counted)
 
+    @property
+    def log(self) -> list[Request]:
+        """The last hundred thousand requests that were answered, in the order of their ends: a copy, for any thread."""
+        with self._counting:
+            return list(self._log)
+
     def count(self, url: str) -> None:
-        """Note one request."""
+        """Note that a request has begun."""
         with self._counting:
             self._counted[url] += 1
+
+    def note(self, request: Request) -> None:
+        """Note that it has been answered."""
+        with self._counting:
+            self._log.append(request)
 
     def __enter__(self) -> Server:
         with ExitStack() as stack:
@@ -271,17 +309,32 @@ class Conversation(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: Listener
 
+    def parse_request(self) -> bool:
+        """As it was; the first line is here."""
+        self._began = time.monotonic()
+        return super().parse_request()
+
     def do_GET(self) -> None:
-        """Answer, headers and body in one write."""
+        """Answer what is asked, and note it."""
         url = self._url()
         if not url:
-            answer = Answer(status=400, body=b"no host\n")
-        else:
-            scheme = "https" if isinstance(self.connection, ssl.SSLSocket) else "http"
-            self.server.server.count(f"{scheme}://{url}")
-            answer = self.server.server.site.answer(url)
+            self._send(Answer(status=400, body=b"no host\n"))
+            return
+        server = self.server.server
+        scheme = "https" if isinstance(self.connection, ssl.SSLSocket) else "http"
+        named = f"{scheme}://{url}"
+        server.count(named)
+        answer = server.site.answer(url)
         if answer.delay_s:
             time.sleep(answer.delay_s)
+        # before the client can have the answer, and its next request can be under way
+        server.note(Request(url=named, began=self._began, ended=time.monotonic(), status=answer.status))
+        self._send(answer)
+
+    do_HEAD = do_GET
+
+    def _send(self, answer: Answer) -> None:
+        """Headers and body in one write."""
         if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
             self.close_connection = True  # a body that nobody reads would pass for the next request
         headers = [("Content-Type", answer.kind), ("Content-Length", str(len(answer.body))), *answer.headers]
@@ -291,8 +344,6 @@ class Conversation(BaseHTTPRequestHandler):
         lines += [f"{name}: {value}" for name, value in headers]
         head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
         self.wfile.write(head if self.command == "HEAD" else head + answer.body)
-
-    do_HEAD = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: `Server.requests` knows."""

@@ -16,6 +16,7 @@ from typing import Any
 from pipelines.smallweb.markup import StreamItem
 from pipelines.smallweb.page import stage
 from pipelines.smallweb.pictures import Picture
+from pipelines.smallweb.robots import Robots
 
 MOST_IMAGES = 5  # a page with more images is no better for it
 DUPLICATES = {"url": "duplicate_url", "exact": "duplicate_text", "near": "near_duplicate"}
@@ -75,10 +76,11 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Truth:
-    """All records in the order of files and offsets, and all pictures by address."""
+    """All records in the order of files and offsets, all pictures by address, and what robots.txt says by host."""
 
     records: tuple[Record, ...]
     pictures: tuple[Picture, ...]
+    robots: tuple[Robots, ...] = ()
 
     def files(self, crawl: str = "") -> list[str]:
         """The WARC files, of one crawl or of all, sorted."""
@@ -97,16 +99,20 @@ class Fate:
     keeper: Key
 
 
-def line(value: Record | Picture) -> str:
+def line(value: Record | Picture | Robots) -> str:
     """A JSON line without what is empty."""
     full = {name: item for name, item in asdict(value).items() if item not in ("", 0, 0.0, ())}
     return json.dumps(full, ensure_ascii=False, separators=(",", ":"))
 
 
 def save(truth: Truth, directory: Path) -> None:
-    """Write truth.jsonl and images.jsonl."""
-    for name, values in (("truth.jsonl", truth.records), ("images.jsonl", truth.pictures)):
-        rows: Iterable[Record | Picture] = values
+    """Write truth.jsonl, images.jsonl and robots.jsonl."""
+    files: dict[str, Iterable[Record | Picture | Robots]] = {
+        "truth.jsonl": truth.records,
+        "images.jsonl": truth.pictures,
+        "robots.jsonl": truth.robots,
+    }
+    for name, rows in files.items():
         (directory / name).write_text("".join(line(value) + "\n" for value in rows), encoding="utf-8")
 
 
@@ -114,7 +120,8 @@ def load(directory: Path) -> Truth:
     """Read what `save` has written."""
     records = [Record(**filled(Record, row)) for row in rows_of(directory / "truth.jsonl")]
     pictures = [Picture(**filled(Picture, row)) for row in rows_of(directory / "images.jsonl")]
-    return Truth(records=tuple(records), pictures=tuple(pictures))
+    robots = [Robots(**filled(Robots, row)) for row in rows_of(directory / "robots.jsonl")]
+    return Truth(records=tuple(records), pictures=tuple(pictures), robots=tuple(robots))
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -122,7 +129,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(text) for text in path.read_text(encoding="utf-8").split("\n") if text]
 
 
-def filled(kind: type[Record] | type[Picture], row: dict[str, Any]) -> dict[str, Any]:
+def filled(kind: type[Record] | type[Picture] | type[Robots], row: dict[str, Any]) -> dict[str, Any]:
     """The row with empty values for what `line` left out."""
     empty: dict[str, Any] = {"int": 0, "float": 0.0, "str": ""}
     whole = {field.name: row.get(field.name, empty.get(str(field.type), ())) for field in fields(kind)}

@@ -19,7 +19,7 @@ from uuid import NAMESPACE_URL, uuid5
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from pipelines.smallweb import albums, copies, odd, plants, sites
+from pipelines.smallweb import albums, copies, detours, odd, plants, robots, sites
 from pipelines.smallweb.page import Page, jaccard
 from pipelines.smallweb.pictures import Picture, draw
 from pipelines.smallweb.prose import Dice
@@ -43,7 +43,7 @@ def crawls(seed: int) -> tuple[list[Page], list[Page]]:
     for number, (crawl, pages) in enumerate(zip(CRAWLS, copies.plant((early, late), seed), strict=True)):
         bad = plants.pages(seed, crawl, hosts, each=2 if crawl == CRAWLS[0] else 1)
         strange = odd.pages(seed, crawl, hosts)
-        shown = albums.pages(seed, number, hosts)
+        shown = [*albums.pages(seed, number, hosts), *detours.pages(seed, number, hosts)]
         result.append(Dice(seed, crawl, "order").shuffled([*pages, *bad, *strange, *shown]))
     return result[0], result[1]
 
@@ -190,6 +190,7 @@ def write(directory: Path, seed: int = 1) -> Truth:
             records += writing.records
         listing = directory / "crawl-data" / crawl / "warc.paths.gz"
         listing.write_bytes(gzip.compress("".join(f"{path}\n" for path in paths).encode(), mtime=0))
-    truth = Truth(records=tuple(records), pictures=tuple(pictures[url] for url in sorted(pictures)))
+    shown = tuple(pictures[url] for url in sorted(pictures))
+    truth = Truth(records=tuple(records), pictures=shown, robots=robots.SITES)
     save(truth, directory)
     return truth
