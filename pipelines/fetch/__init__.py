@@ -63,6 +63,8 @@ PUBLIC, LOOPBACK = "public", "loopback_only"
 OUTAGE_DOMAINS = 20  # fewer may well be down by themselves
 # What our own network, resolver or clock may cause.
 NOWHERE = (Reason.DNS, Reason.CONNECT, Reason.TLS, Reason.TIMEOUT, Reason.PRIVATE_ADDRESS, Reason.DOMAIN_DOWN)
+# Outcomes of addresses that no request was made for: for robots.txt, at most.
+UNASKED = (Reason.DOMAIN_DOWN, Reason.DEFERRED, Reason.ROBOTS_UNREACHABLE)
 
 
 def libraries() -> tuple[str, ...]:
@@ -180,9 +182,13 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     declared = next(output for output in LISTS if output.name == "urls")
     rows = work.part(commit, declared, int(batch)).sort_by("url_id")
     policy = shard.policy(config, work.scratch)
-    results = shard.fetch(rows, policy, work)
-    if len(results.reasons) != rows.num_rows or not results.complete:
-        raise RuntimeError(f"{rows.num_rows} addresses went in and {results.num_written} outcomes came out")
+    # many addresses of pages may have moved to one, such as a picture that says that there is none
+    places = rows["url"].combine_chunks().dictionary_encode().indices.to_numpy()
+    _, first = np.unique(places, return_index=True)
+    results = shard.fetch(rows.take(pa.array(first)), policy, work)
+    if len(results.reasons) != len(first) or not results.complete:
+        raise RuntimeError(f"{len(first)} addresses went in and {results.num_written} outcomes came out")
+    results.share(places)
     if config.egress == PUBLIC and dead(rows["domain"].to_pylist(), results.reasons) and config.control:
         shard.check_control(config.control, policy)
     for reason, num in sorted(Counter(results.reasons.tolist()).items()):
@@ -253,7 +259,7 @@ def _outcomes(rows: pa.Table, url_ids: ids.Ids, config: Config, results: Results
 
 def _tries(rows: pa.Table, results: Results) -> npt.NDArray[np.int64]:
     """What was not asked is no try; 255 says something else."""
-    asked = ~np.isin(results.reasons, [int(Reason.DOMAIN_DOWN), int(Reason.DEFERRED)])
+    asked = ~np.isin(results.reasons, list(map(int, UNASKED)))
     tries: npt.NDArray[np.int64] = rows["tries"].to_numpy().astype(np.int64) + asked
     return np.minimum(tries, 254)
 

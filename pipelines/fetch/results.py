@@ -69,6 +69,15 @@ class Results:
         self._seen[place] = True
         self.num_written += 1
 
+    def share(self, places: npt.NDArray[np.intp]) -> None:
+        """Make row i what row places[i] was: for addresses that led to one, which was asked once."""
+        for name in ("reasons", "values", "phash", "sizes", "deviations", "num_bytes", "formats", "at_ms", "seconds"):
+            setattr(self, name, getattr(self, name)[places])
+        self._offsets, self._lengths, self._seen = self._offsets[places], self._lengths[places], self._seen[places]
+        self.sha256 = [self.sha256[place] for place in places.tolist()]
+        self.moves = {row: self.moves[place] for row, place in enumerate(places.tolist()) if place in self.moves}
+        self.num_written = len(places)
+
     def close(self) -> None:
         """No more rows."""
         self._file.close()

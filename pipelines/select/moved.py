@@ -1,7 +1,8 @@
 """Candidates whose address moved to another operator: asked there in a second round, in that operator's turns.
 
 What comes of it stands under the address that the page gave, so whoever looks for that finds both answers in one
-partition: fetch's, that it moved, and follow's.
+partition: fetch's, that it moved, and follow's. Whose the new place is is asked anew: a record may be older than the
+list of suffixes that all of today's requests are paced by.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import pyarrow as pa
 from engine import schema
 from engine.errors import StoreError
 from engine.stage import SIDE, Output, Unit, Work
+from pipelines import urls
 from pipelines.ids import Ids, ids
 from pipelines.reasons import PASSING, Reason
+from pipelines.select import domains
 from pipelines.select.frequency import among
 from pipelines.select.recall import Config, candidates, domain_parts, on_record
 
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 
 VERSION = 1  # of the code that decides the bytes
 OUTPUTS = (Output(name="urls", schema=schema.WANTED, partition_by="part", sort_by=("domain", "url_id")),)
-TARGET = ("url", "domain")
 
 
 def parts(config: Config, commits: Callable[[str], list[Commit]]) -> list[tuple[str, ...]]:
@@ -47,20 +49,20 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     work.count(f"image{SIDE}asked_again", int((new & (tries > 0)).sum()))
     mask = pa.array(new)
     wanted, targets = chosen.filter(mask), targets.filter(mask)
-    domains = targets["domain"].combine_chunks()
-    columns: list[Any] = [domain_parts(domains, config.cut.domains), domains, wanted["url_id"], targets["url"]]
+    names = pa.array([domains.key(urls.host(url)) for url in targets["url"].to_pylist()], pa.large_string())
+    columns: list[Any] = [domain_parts(names, config.cut.domains), names, wanted["url_id"], targets["url"]]
     yield "urls", pa.table([*columns, tries[new], outcomes[new]], schema=schema.WANTED)
 
 
 def targets_of(unique: Ids, part: int, work: Work) -> tuple[npt.NDArray[np.int64], pa.Table]:
-    """(which of the ascending addresses moved and have no other answer that holds, where to: url and domain).
+    """(which of the ascending addresses moved and have no other answer that holds, where to: their url).
 
     Where an address moved twice, the later one counts. StoreError for a move without a target.
     """
     passing = np.array(sorted(PASSING), np.uint16)
     answered = np.zeros(len(unique), np.bool_)
     target = np.full(len(unique), -1, np.int64)  # row of all moves
-    moves = [pa.schema([schema.MOVES.field(name) for name in TARGET]).empty_table()]
+    moves = [pa.schema([schema.MOVES.field("url")]).empty_table()]
     before = 0
     for number in work.generation.earlier("fetch") if len(unique) else ():
         outcomes = work.partition("fetch", "outcomes", part, number)
@@ -75,7 +77,7 @@ def targets_of(unique: Ids, part: int, work: Work) -> tuple[npt.NDArray[np.int64
         if not np.isin(places[moved], where).all():
             raise StoreError(f"fetch generation {number} says that addresses moved, and not where; run `kosmos verify`")
         target[where] = before + rows
-        moves.append(found.select(list(TARGET)).cast(moves[0].schema))
+        moves.append(found.select(["url"]).cast(moves[0].schema))
         before += found.num_rows
     gone = np.flatnonzero((target >= 0) & ~answered)
     return gone, pa.concat_tables(moves).take(pa.array(target[gone]))

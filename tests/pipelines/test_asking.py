@@ -22,7 +22,7 @@ from pipelines.fetch.network import Answer
 from pipelines.reasons import PASSING, Reason
 from pipelines.select import domains
 from tests.pipelines.hostile import Hostile, Play, in_turn, moves, says, sends, text
-from tests.pipelines.test_fetch import by_address, listing, on_loopback, run, url_id, verdicts
+from tests.pipelines.test_fetch import Frozen, by_address, listing, on_loopback, run, url_id, verdicts
 
 NEVER = text("User-agent: *", "Disallow: /")
 
@@ -57,6 +57,40 @@ def test_robots_is_asked_once_and_first(tmp_path: Path) -> None:
     assert (rows["http://a.test"]["reason"], rows["http://b.test"]["reason"]) == (0, Reason.HTTP_GONE)
     assert rows["http://b.test"]["value"] == 404 and rows["http://a.test"]["num_bytes"] == 25
     assert "isallow: /" in rows["http://a.test"]["rules"]
+
+
+def test_addresses_that_moved_to_one_are_asked_as_one(tmp_path: Path) -> None:
+    """Each has the answer, and its own row and picture; of three that moved on, each knows where to."""
+    found, gone = "http://a.test/same.jpg", "http://b.test/away.jpg"
+    rows = sorted((url_id(f"x{k}"), found if k % 2 else gone) for k in range(7))
+    columns = {
+        "batch": [3] * 7,
+        "url_id": [row[0] for row in rows],
+        "url": [row[1] for row in rows],
+        "domain": [row[1].split("/")[2] for row in rows],
+        "tries": [1] * 7,
+    }
+    commit = Frozen(urls=pa.table(columns, schema=schema.FETCH_URLS))
+    with Hostile(tmp_path, {"a.test": says(), "b.test": moves("http://c.example/")}) as server:
+        results, _ = run(tmp_path / "work", on_loopback(server, tmp_path), commit)
+    assert server.requests["a.test/same.jpg"] == server.requests["b.test/away.jpg"] == 1
+    reasons = {row["url_id"]: (row["reason"], row["tries"]) for row in results["outcomes"].to_pylist()}
+    assert reasons == {name: (Reason.KEPT if url == found else Reason.MOVED, 2) for name, url in rows}
+    kept = [name for name, url in rows if url == found]
+    assert results["images"]["url_id"].to_pylist() == kept
+    assert len(set(results["images"]["bytes"].to_pylist())) == 1
+    assert [row["row"] for row in results["outcomes"].to_pylist() if not row["reason"]] == [0, 1, 2]
+    assert [(row["url_id"], row["url"]) for row in results["moves"].to_pylist()] == [
+        (name, "http://c.example/") for name, url in rows if url == gone
+    ]
+
+
+def test_where_robots_answers_later_no_address_was_tried(tmp_path: Path) -> None:
+    asked = addresses("a", num=3)
+    with Hostile(tmp_path, {"a.test": says()}, {"a.test": says(500)}) as server:
+        results, work = run(tmp_path / "work", on_loopback(server, tmp_path), listing(asked, tries=1))
+    assert verdicts(work) == {"robots_unreachable": 3}
+    assert results["outcomes"]["tries"].to_pylist() == [1, 1, 1]
 
 
 def test_robots_may_be_left_unasked(tmp_path: Path) -> None:

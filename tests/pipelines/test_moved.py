@@ -66,6 +66,7 @@ class Round:
     follow: Generations = ()
     partitions: int = 4
     max_tries: int = 3
+    recorded_key: str = ""  # of all that moved, in place of the right one
 
     def run(self, module: ModuleType, wanted: Sequence[int]) -> tuple[list[Row], Counter[str]]:
         """(rows, counts) of a stage for these candidates, in any order and with repetitions."""
@@ -81,6 +82,8 @@ class Round:
                     for a in answers
                     if a.reason == Reason.MOVED
                 ]
+                if self.recorded_key:
+                    moves = [{**row, "domain": self.recorded_key} for row in moves]
                 parts[stage, "moves", number] = parted(moves, schema.MOVES.remove(0), self.partitions)
         config = recall.Config(cut=Cut(partitions=self.partitions, domains=8), max_tries=self.max_tries)
         done, counts = [], Counter[str]()
@@ -241,6 +244,13 @@ def test_over_many_generations_each_place_is_asked_so_often_and_no_more(seed: in
         assert sum(answer.reason not in PASSING for answer in own) <= 1
         assert max(answer.tries for answer in own) == num
         assert stage == "fetch" or target_of(series["fetch"], url) == url % 2
+
+
+def test_whose_the_new_place_is_is_asked_anew() -> None:
+    """The record is of before the list of suffixes changed: its keys pace nothing today."""
+    world = Round(fetch=[[Answer(url=1, reason=Reason.MOVED, target=5)]], recorded_key="old.example")
+    rows, _ = world.run(moved, [1])
+    assert [(row["url"], row["domain"]) for row in rows] == [place(5)]
 
 
 def test_both_rounds_hold_one_lease() -> None:
