@@ -146,6 +146,10 @@ class Work(Protocol):
         Where the output is not partitioned by a column, its units are the partitions: the rows of unit `part`.
         """
 
+    def committed(self, unit: str) -> Commit | None:
+        """The commit of another unit of this stage, if there is one by now: for a recorded stage, whose units of one
+        lane run one after the other. Whoever else asks gets an answer that depends on the order of the units."""
+
     def manifest(self, mark: str) -> list[Commit]:
         """The commits of a manifest by its digest, which a recorded stage finds in its unit's inputs."""
 

@@ -156,6 +156,12 @@ class LedgerWork:
             tables = list(self.each_part(commits, declared, part))
         return pa.concat_tables(tables) if tables else stored_schema(declared).empty_table()
 
+    def committed(self, unit: str) -> Commit | None:
+        """The commit of another unit of this stage, if there is one by now."""
+        if not self._ledger.is_committed(self._stage.key, unit):
+            return None
+        return self._ledger.commit(self._stage.key, unit)
+
     def manifest(self, mark: str) -> list[Commit]:
         """The commits of a manifest."""
         return self._ledger.manifest(mark)

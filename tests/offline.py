@@ -58,6 +58,7 @@ class OfflineWork:
     frozen: dict[tuple[str, int], list[Any]] = field(default_factory=dict)
     generation: Any = None
     poisoned: frozenset[int] = frozenset()
+    own: dict[str, Any] = field(default_factory=dict)  # commits of this stage by unit
     counts: Counter[str] = field(default_factory=Counter)
 
     def count(self, reason: str, num: int = 1) -> None:
@@ -84,6 +85,9 @@ class OfflineWork:
     def table(self, commit: Any, output: str, columns: tuple[str, ...] = ()) -> pa.Table:
         table = commit[output]
         return table.select(list(columns)) if columns else table
+
+    def committed(self, unit: str) -> Any:
+        return self.own.get(unit)
 
     def manifest(self, mark: str) -> list[Any]:
         return self.frozen[mark, 0]

@@ -152,6 +152,11 @@ ROBOTS = schema(
     field("rules", TEXT, "the lines that are for us, as we read them; cut at 16 KiB"),
     field("delay", pa.float32(), "seconds of Crawl-delay, 0 if there is none"),
 )
+# What a unit of a lane leaves to the next one of its domain, a row at most.
+RESTS = schema(
+    field("until", pa.timestamp("ms", tz="UTC"), "when the domain may be asked again, as it said itself"),
+    field("unanswered", pa.uint32(), "its last requests in a row that were not answered"),
+)
 IMAGE_BYTES = schema(URL_ID, field("bytes", pa.large_binary(), "JPEG"))
 FETCH_TIMES = schema(
     URL_ID,

@@ -12,6 +12,7 @@ robots    what a robots.txt means
 origins   what each origin's robots.txt said
 asking    the course of an address: robots.txt, request, redirects, repeats
 pause     how long a busy server asks to be left alone
+handover  where a unit leaves the domain of its lane to the next
 results   rows and JPEGs of a unit
 shard     img2dataset's Downloader as the loop over a unit, with our fetch, decoder and writer in its seams
 """
@@ -57,6 +58,7 @@ OUTPUTS = (
     ),
     Output(name="times", schema=schema.FETCH_TIMES, sort_by=("url_id",), volatile=True),
     Output(name="moves", schema=schema.MOVES, partition_by="part", sort_by=("url_id",)),
+    Output(name="rests", schema=schema.RESTS, volatile=True),
     Output(name="robots", schema=schema.ROBOTS, sort_by=("origin",), volatile=True),
 )
 PUBLIC, LOOPBACK = "public", "loopback_only"
@@ -174,7 +176,7 @@ def listed(
 
 def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Table]]:
     """Ask for the addresses of one unit. RuntimeError if the network is down, or if an outcome is missing."""
-    from pipelines.fetch import shard
+    from pipelines.fetch import handover, shard
     from pipelines.select.schedule import OUTPUTS as LISTS
 
     mark, name, batch = unit.inputs
@@ -185,7 +187,7 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     # many addresses of pages may have moved to one, such as a picture that says that there is none
     places = rows["url"].combine_chunks().dictionary_encode().indices.to_numpy()
     _, first = np.unique(places, return_index=True)
-    results = shard.fetch(rows.take(pa.array(first)), policy, work)
+    results = shard.fetch(rows.take(pa.array(first)), policy, work, handover.found(unit, commit, work))
     if len(results.reasons) != len(first) or not results.complete:
         raise RuntimeError(f"{len(first)} addresses went in and {results.num_written} outcomes came out")
     results.share(places)
@@ -204,6 +206,7 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
         for word, num in sorted(results.origins.counts().items()):
             work.count(word, num)
         yield "robots", results.origins.rows()
+    yield "rests", handover.table(results.rest)
     times = [ids.arrow(url_ids), pa.array(results.at_ms, pa.timestamp("ms", tz="UTC")), pa.array(results.seconds)]
     yield "times", pa.Table.from_arrays(times, schema=schema.FETCH_TIMES)
 

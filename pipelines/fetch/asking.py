@@ -21,6 +21,7 @@ from pipelines import urls
 from pipelines.fetch import pause
 from pipelines.fetch.egress import refusal
 from pipelines.fetch.frontier import Frontier, Pace, Turn
+from pipelines.fetch.handover import Rest
 from pipelines.fetch.lines import Lines
 from pipelines.fetch.network import Answer, Policy, ask, ask_text
 from pipelines.fetch.origins import Origins, Standing, origin
@@ -87,6 +88,15 @@ class Asking:
             lanes.setdefault(key, []).append(Address(place, key, url))
         for key, tasks in lanes.items():
             self._frontier.put(key, tasks)
+
+    def resume(self, domain: str, rest: Rest) -> None:
+        """Go on with a domain where the unit before this one left it."""
+        self._frontier.resume(domain, rest.left_s, rest.unanswered)
+
+    def rest(self, domain: str) -> Rest:
+        """Where this unit leaves a domain."""
+        left_s, unanswered = self._frontier.left(domain)
+        return Rest(time.time() + left_s, unanswered)
 
     def next(self) -> tuple[int, Answer]:
         """(place, its answer) of the next address that has one. LookupError if all had theirs."""

@@ -61,6 +61,7 @@ class Lane(Generic[T]):
     in_a_row: int = 0  # not answered
     paused_s: float = 0.0
     rest: tuple[float, float] = (-math.inf, -math.inf)  # begin and end of its last pause
+    until: float = -math.inf  # it has asked to be left alone
     stamp: int = 0  # of its valid entry in a heap
 
 
@@ -124,6 +125,26 @@ class Frontier(Generic[T]):
                 # the turn that told so is over, or nearly
                 lane.next = max(lane.next, lane.next - lane.step_s + step_s)
                 lane.step_s = step_s
+
+    def resume(self, domain: str, rest_s: float, unanswered: int) -> None:
+        """Go on with a domain where another unit left it: it rests for so many seconds more, and has not answered so
+        many times in a row; one more request may still show that it does. Before anything is taken."""
+        with self._lock:
+            lane, now = self._lanes[domain], self._clock()
+            lane.in_a_row = min(unanswered, max(0, self.pace.unanswered - 1))
+            if rest_s > 0:
+                lane.until, lane.paused_s = now + rest_s, rest_s
+                if rest_s > self.pace.max_pause_s:
+                    lane.over = Reason.DEFERRED
+                else:
+                    lane.next = max(lane.next, lane.until)
+            self._offer(lane)
+
+    def left(self, domain: str) -> tuple[float, int]:
+        """(seconds that a domain still wants to be left alone, its last requests in a row that were not answered)."""
+        with self._lock:
+            lane = self._lanes.get(domain)
+            return (max(0.0, lane.until - self._clock()), lane.in_a_row) if lane else (0.0, 0)
 
     def take(self) -> Turn[T] | None:
         """Wait for a turn; None if nothing is left to take and nobody holds what could come back."""
@@ -193,6 +214,7 @@ class Frontier(Generic[T]):
         wait = lane.pause_s if wish_s is None else wish_s
         if wish_s is None:
             lane.pause_s *= 2
+        lane.until = max(lane.until, now + wait)
         lane.paused_s += max(0.0, now + wait - max(now, end))
         if lane.paused_s > self.pace.max_pause_s:
             lane.over = lane.over or Reason.DEFERRED

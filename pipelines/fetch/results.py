@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.fetch.handover import Rest
 from pipelines.fetch.network import Answer
 from pipelines.fetch.origins import Origins
 from pipelines.images import Measured
@@ -38,7 +39,8 @@ class Results:
         self.at_ms = np.zeros(num, np.int64)
         self.seconds = np.zeros(num, np.float32)
         self.moves: dict[int, str] = {}  # where to, of the rows that are MOVED
-        self.origins: Origins[Any] | None = None  # set at the end
+        self.origins: Origins[Any] | None = None  # set at the end, as is
+        self.rest = Rest()
         self.num_written = 0
         self._seen = np.zeros(num, np.bool_)
         self._offsets = np.zeros(num, np.int64)

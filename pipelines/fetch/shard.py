@@ -27,6 +27,7 @@ from engine.stage import Work
 from pipelines.fetch import LOOPBACK, Config, server
 from pipelines.fetch.asking import Asking, caught
 from pipelines.fetch.egress import Egress, Loopback, Public
+from pipelines.fetch.handover import Rest
 from pipelines.fetch.network import Answer, Line, Policy
 from pipelines.fetch.results import Results
 from pipelines.images import Measured
@@ -37,11 +38,14 @@ from pipelines.reasons import Reason
 class Shard:
     """One unit in work: what its seams share."""
 
-    def __init__(self, rows: pa.Table, policy: Policy, work: Work, results: Results) -> None:
+    def __init__(self, rows: pa.Table, policy: Policy, work: Work, results: Results, rest: Rest) -> None:
         self.policy = policy
         self.results = results
         self.urls: list[str] = rows["url"].to_pylist()
         self.asking = Asking(self.urls, rows["domain"].to_pylist(), policy)
+        self._lane = work.unit.lane
+        if self._lane:
+            self.asking.resume(self._lane, rest)
         self.answers: list[Answer | None] = [None] * rows.num_rows
         self.fault: OSError | None = None  # of our disk, not of a server
         self._work = work
@@ -89,10 +93,11 @@ class Shard:
         return Writer(self)
 
     def close(self) -> None:
-        """Close all connections; what robots.txt said goes with the results."""
+        """Close all connections; what robots.txt said, and where the unit leaves its lane, goes with the results."""
         self.asking.close()
         self.fault = self.fault or self.asking.fault
         self.results.origins = self.asking.origins
+        self.results.rest = self.asking.rest(self._lane) if self._lane else Rest()
 
     def _measure(self, stream: Stream) -> tuple[Measured, bytes, int]:
         body = stream.read()
@@ -174,13 +179,13 @@ def policy(config: Config, scratch: Path) -> Policy:
     )
 
 
-def fetch(rows: pa.Table, policy: Policy, work: Work) -> Results:
-    """Ask for all rows (schema.FETCH_URLS, by url_id) and measure what comes. RuntimeError if the loop fails, OSError
-    if the scratch disk does."""
+def fetch(rows: pa.Table, policy: Policy, work: Work, rest: Rest) -> Results:
+    """Ask for all rows (schema.FETCH_URLS, by url_id) and measure what comes; rest: where the last unit left the lane.
+    RuntimeError if the loop fails, OSError if the scratch disk does."""
     results = Results(rows.num_rows, work.scratch / "images")
     if not rows.num_rows:
         return results
-    shard = Shard(rows, policy, work, results)
+    shard = Shard(rows, policy, work, results, rest)
     path = work.scratch / "shard.arrow"
     table = pa.table({"url": shard.urls})
     with pa.ipc.new_file(str(path), table.schema) as writer:
