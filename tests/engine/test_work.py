@@ -50,6 +50,15 @@ def test_a_map_unit_reads_its_namesake(ledger: Ledger, tmp_path: Path) -> None:
         lent.read("index", "index")
 
 
+def test_a_unit_may_see_what_another_of_its_stage_committed(ledger: Ledger, tmp_path: Path) -> None:
+    generation = ledger.generation(UNIQUE.key, 1)
+    assert generation is not None
+    lent = work(ledger, tmp_path, Unit(id=generation.unit_id(0), generation=1))
+    other = lent.committed(generation.unit_id(1))
+    assert other is not None and other == ledger.commit(UNIQUE.key, generation.unit_id(1))
+    assert lent.committed("u0000") is None, "a unit of another stage"
+
+
 def test_batches_are_the_rows_of_read_in_pieces(ledger: Ledger, tmp_path: Path) -> None:
     lent = work(ledger, tmp_path, Unit(id="u0001"), "double")
     pieces = list(lent.batches("numbers", "numbers", ("text", "n")))
