@@ -143,8 +143,11 @@ class StageRun:
             yield lambda: None
             return
         lease = Lease(self._ledger.store, self._stage.lease or self._stage.key)
+        told = ""
         while not lease.acquire():
-            self._progress.note(f"{self._stage.name}: waiting for the driver {lease.holder()}, which holds the stage")
+            if (holder := lease.holder()) != told:
+                told = holder
+                self._progress.note(f"{self._stage.name}: waiting for the driver {holder}, which holds the stage")
             for _ in range(10):
                 if self._drain.asked:
                     raise Interrupted(f"{self._stage.name} is held by another driver; the same command resumes")

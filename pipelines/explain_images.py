@@ -98,6 +98,7 @@ def address(recipe: Recipe, ledger: Ledger, url: str) -> Iterator[Finding]:
                 moves = _of(ledger, stage, commit, "moves", part, wanted) if row["reason"] == Reason.MOVED else []
                 yield _answer(url, stage, row, moves)
     yield from _over_budget(recipe, ledger, url, part, wanted)
+    yield from _gated(recipe, ledger, url, part, wanted)
     shown = [
         row["docs"]
         for number in ledger.generations(recipe.stage("frequency").key)
@@ -119,6 +120,18 @@ def _answer(url: str, stage: Stage, row: dict[str, Any], moves: list[dict[str, A
     outcome = "fetched" if reason == Reason.KEPT else reason.word
     tries = f"try {row['tries']}" if row["tries"] else "no try"
     return Finding(where=url, stage=stage.name, outcome=outcome, detail=f"{tries}{size}{body}{value}{there}")
+
+
+def _gated(recipe: Recipe, ledger: Ledger, url: str, part: int, wanted: bytes) -> Iterator[Finding]:
+    """What the image gate said of an address, in each generation that wanted it; a page tells its own."""
+    stage = recipe.stage("match")
+    for number in ledger.generations(stage.key):
+        rows = _rows(ledger, stage, number, part, "images", "url_id", wanted)
+        if rows:
+            reason, num = Reason(rows[0]["reason"]), len({row["doc"] for row in rows})
+            what = f"generation {number}, wanted by {num} document{'s' if num > 1 else ''}"
+            value = f", {_value(rows[0]['value'])}" if reason and rows[0]["value"] else ""
+            yield Finding(where=url, stage="match", outcome=f"image {reason.word}", detail=f"{what}{value}")
 
 
 def _over_budget(recipe: Recipe, ledger: Ledger, url: str, part: int, wanted: bytes) -> Iterator[Finding]:

@@ -63,6 +63,7 @@ OUTPUTS = (
 )
 PUBLIC, LOOPBACK = "public", "loopback_only"
 OUTAGE_DOMAINS = 20  # fewer may well be down by themselves
+MOST_S = 3300  # of a unit's requests: the engine's watchdog ends it after 3,600 s
 # What our own network, resolver or clock may cause.
 NOWHERE = (Reason.DNS, Reason.CONNECT, Reason.TLS, Reason.TIMEOUT, Reason.PRIVATE_ADDRESS, Reason.DOMAIN_DOWN)
 # Outcomes of addresses that no request was made for: for robots.txt, at most.
@@ -87,7 +88,7 @@ class Config:
     what is kept to; max_unanswered, requests in a row without an answer, or with "later", after which a domain is left
     alone for this unit (0: never); pause_s, the first pause of a domain that is busy and does not say how long;
     max_pause_s, all pauses of a domain in a unit; unit_s, after which no request begins. What these leave unasked is
-    DEFERRED or DOMAIN_DOWN, to the next generation.
+    DEFERRED or DOMAIN_DOWN: asked for again when a later generation shows it.
     """
 
     egress: str = PUBLIC
@@ -117,7 +118,6 @@ class Config:
     max_unanswered: int = field(default=10, metadata=UNKEYED)
     pause_s: float = field(default=5.0, metadata=UNKEYED)
     max_pause_s: float = field(default=120.0, metadata=UNKEYED)
-    # the engine ends a unit after an hour
     unit_s: float = field(default=2400.0, metadata=UNKEYED)
 
     def __post_init__(self) -> None:
@@ -128,6 +128,8 @@ class Config:
             raise ConfigError("fetch: rate is 0 or more, per_domain and threads are 1 or more")
         if min(self.max_delay_s, self.pause_s, self.max_pause_s) < 0 or self.unit_s <= 0:
             raise ConfigError("fetch: max_delay_s, pause_s and max_pause_s are 0 or more, unit_s is over 0")
+        if self.unit_s > MOST_S:
+            raise ConfigError(f"fetch.unit_s is {self.unit_s:g}; a unit is ended after an hour: set it to 1-{MOST_S}")
         if self.max_unanswered < 0:
             raise ConfigError(f"fetch.max_unanswered is {self.max_unanswered}; set it to 0 or more")
         if self.max_bytes < 1 or self.max_redirects < 0 or min(self.connect_s, self.total_s, self.low_speed_s) <= 0:
@@ -150,8 +152,8 @@ class Config:
                 "sites must be able to learn who asks: --set fetch.contact=https://example.org/bot with an address of "
                 "yours (or mailto:...)"
             )
-        if not self.contact.isascii() or not self.contact.isprintable():
-            raise ConfigError(f"fetch.contact is {self.contact!r}; write the address in ASCII")
+        if not self.contact.isascii() or not self.contact.isprintable() or " " in self.contact:
+            raise ConfigError(f"fetch.contact is {self.contact!r}; write the address in ASCII, without spaces")
 
 
 def binds(config: Config) -> str:

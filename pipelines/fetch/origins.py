@@ -114,12 +114,10 @@ class Origins(Generic[T]):
         return pa.Table.from_arrays(arrays, schema=schema.ROBOTS)
 
     def counts(self) -> Counter[str]:
-        """Origins that were asked, those that have rules, and those of which nothing may be asked: no verdicts."""
-        found = Counter({f"origins{SIDE}robots_asked": len(self._rows)})
+        """Origins that were asked: those with a robots.txt, those without, and those of which nothing may be asked."""
+        found: Counter[str] = Counter()
         for row in self._rows.values():
             reason = Reason(int(str(row[1])))
-            if not reason:
-                found[f"origins{SIDE}robots_rules"] += 1
-            elif not robots.allowed(reason):
-                found[f"origins{SIDE}robots_unreachable"] += 1
-        return +found
+            word = "robots" if not reason else "no_robots" if robots.allowed(reason) else "robots_unreachable"
+            found[f"origins{SIDE}{word}"] += 1
+        return found

@@ -10,9 +10,11 @@ the writer would lose the row: so the first is caught, and rows are counted.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -33,6 +35,8 @@ from pipelines.fetch.results import Results
 from pipelines.images import Measured
 from pipelines.images.decode import measure
 from pipelines.reasons import Reason
+
+STORED_BYTES = 8 << 10  # of an address at least, whatever became of it
 
 
 class Shard:
@@ -182,6 +186,11 @@ def policy(config: Config, scratch: Path) -> Policy:
 def fetch(rows: pa.Table, policy: Policy, work: Work, rest: Rest) -> Results:
     """Ask for all rows (schema.FETCH_URLS, by url_id) and measure what comes; rest: where the last unit left the lane.
     RuntimeError if the loop fails, OSError if the scratch disk does."""
+    # better now than after the last request: a unit that fails asks all of them again
+    free, needed = shutil.disk_usage(work.scratch).free, rows.num_rows * STORED_BYTES
+    if free < needed:
+        told = f"a unit of {rows.num_rows} addresses wants {needed >> 20} MB of scratch, and {free >> 20} are free"
+        raise OSError(errno.ENOSPC, f"{told}; give --scratch a larger disk")
     results = Results(rows.num_rows, work.scratch / "images")
     if not rows.num_rows:
         return results

@@ -46,7 +46,7 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     new = tries < config.max_tries
     work.count(f"image{SIDE}moved", len(gone))
     work.count(f"image{SIDE}known", int((~new).sum()))
-    work.count(f"image{SIDE}asked_again", int((new & (tries > 0)).sum()))
+    work.count(f"image{SIDE}wanted_again", int((new & (tries > 0)).sum()))
     mask = pa.array(new)
     wanted, targets = chosen.filter(mask), targets.filter(mask)
     names = pa.array([domains.key(urls.host(url)) for url in targets["url"].to_pylist()], pa.large_string())

@@ -58,8 +58,8 @@ def process(unit: Unit, config: Config, work: Work) -> Iterator[tuple[str, pa.Ta
     tries, outcomes = on_record(ids(unique["url_id"]), part, work, "fetch")
     new = tries < config.max_tries
     work.count(f"image{SIDE}known", int((~new).sum()))
-    work.count(f"image{SIDE}asked_again", int((new & (tries > 0)).sum()))
-    work.count(f"image{SIDE}asked", int((tries == 0).sum()))
+    work.count(f"image{SIDE}wanted_again", int((new & (tries > 0)).sum()))
+    work.count(f"image{SIDE}wanted", int((tries == 0).sum()))
     wanted = unique.filter(pa.array(new))
     columns: list[Any] = [domain_parts(wanted["domain"].combine_chunks(), config.cut.domains)]
     columns += [wanted[name] for name in ("domain", "url_id", "url")]

@@ -49,7 +49,7 @@ def test_robots_is_asked_once_and_first(tmp_path: Path) -> None:
     with Hostile(tmp_path, {"a.test": says(), "b.test": says()}, {"a.test": slow(NEVER, 0.1)}) as server:
         results, work = run(tmp_path / "work", on_loopback(server, tmp_path, threads=8), listing(asked))
     assert verdicts(work) == {"robots": 10, "kept": 10}
-    assert work.counts["origins:robots_asked"] == 4 and work.counts["origins:robots_rules"] == 2
+    assert work.counts["origins:robots"] == work.counts["origins:no_robots"] == 2
     assert server.requests["a.test/robots.txt"] == server.requests["b.test/robots.txt"] == 2
     assert {host for host, path, _, _ in server.log if path != "/robots.txt"} == {"b.test"}
     rows = {row["origin"]: row for row in results["robots"].to_pylist()}
@@ -284,7 +284,7 @@ def test_origins_forget_what_was_used_least_lately() -> None:
         assert isinstance(known.enter("http://0.test", 0), origins.Standing)  # used each time
     assert [known.known(f"http://{k}.test") is not None for k in range(5)] == [True, False, False, True, True]
     assert known.rows()["origin"].to_pylist() == [f"http://{k}.test" for k in range(5)]
-    assert known.counts() == {"origins:robots_asked": 5, "origins:robots_rules": 5}
+    assert known.counts() == {"origins:robots": 5}
 
 
 def test_rules_that_are_forgotten_are_not_asked_for_without_end(

@@ -12,10 +12,11 @@ from engine.ledger import Commit, Ledger
 from engine.pool import InlinePool
 from engine.progress import Quiet
 from engine.recipe import Recipe, Step
-from engine.schema import OUTCOMES
+from engine.schema import MATCHED, OUTCOMES
 from engine.stage import Stage, Unit, Work
 from engine.window import Options, run
 from pipelines import explain_images, fetch
+from pipelines.assemble import match
 from pipelines.reasons import Reason
 from pipelines.select import Cut, budget, frequency
 from tests import stages
@@ -45,8 +46,9 @@ def told(unit: Unit, config: Stub, work: Work) -> Iterator[tuple[str, pa.Table]]
 
 def stage(name: str, *reads: Stage) -> Stage:
     """A stage that says what STORIES has of it."""
-    outputs = {"frequency": frequency.OUTPUTS, "budget": budget.OUTPUTS}.get(name)
-    own = tuple(o for o in outputs or fetch.OUTPUTS if o.name in ("counts", "left", "outcomes", "moves"))
+    outputs = {"frequency": frequency.OUTPUTS, "budget": budget.OUTPUTS, "match": match.OUTPUTS[:1]}.get(name)
+    kept = ("counts", "left", "outcomes", "moves", *(["images"] if name == "match" else []))
+    own = tuple(o for o in outputs or fetch.OUTPUTS if o.name in kept)
     here = "tests.pipelines.test_explain_images:told"
     return Stage(name=name, process=here, config=Stub(name), outputs=own, reads=reads, barrier=True)
 
@@ -59,6 +61,7 @@ def recipe() -> Recipe:
     first, second = (step.stage for step in stages.recipe().steps[:2])
     head = stage("frequency", first, second)
     rest = [Step(stage=stage(name, head), parts=parts(1)) for name in ("fetch", "follow", "budget")]
+    rest.append(Step(stage=stage("match", head), parts=parts(4)))
     steps = (Step(stage=first), Step(stage=second), Step(stage=head, parts=parts(4)), *rest)
     return Recipe(name="tested", config=None, steps=steps, listing=stages.no_listing)
 
@@ -78,6 +81,10 @@ def test_each_round_is_told_and_what_had_no_turn(memory: str) -> None:
     STORIES["fetch", "moves"] = [{"url_id": sha(GOOD), "url": THERE, "domain": "cdn.example"}]
     STORIES["follow", "outcomes"] = [outcome(GOOD, Reason.KEPT, 1, width=640, height=480, num_bytes=71_179)]
     STORIES["budget", "left"] = [{"url_id": sha(MANY), "reason": int(Reason.DOMAIN_BUDGET), "value": 200_000}]
+    nothing = {f.name: bytes(32) if f.name == "sha256" else 0 for f in MATCHED}
+    seen = {**nothing, "url_id": sha(GOOD), "followed": True}
+    contaminated = {"reason": int(Reason.IMAGE_CONTAMINATED), "value": 3.0}
+    STORIES["match", "images"] = [{**seen, **contaminated, "doc": doc, "image": 0} for doc in (7, 9)]
     made, ledger = recipe(), Ledger(memory)
     run(made, ledger, stages.units(1), InlinePool(memory), Quiet(), Options())
 
@@ -90,6 +97,7 @@ def test_each_round_is_told_and_what_had_no_turn(memory: str) -> None:
     assert why(GOOD) == [
         ("fetch", "moved", f"try 1, to {THERE} of cdn.example"),
         ("follow", "fetched", "try 1, 640 x 480, 71,179 bytes"),
+        ("match", "image image_contaminated", "generation 1, wanted by 2 documents, value 3"),
         counted,
     ]
     assert why(GONE) == [("fetch", "http_gone", "try 2, value 404")]

@@ -180,7 +180,7 @@ def test_who_had_no_turn_has_lost_no_try(history: list[int], tries: int | None, 
     ]
     rows, counts = Round(fetch=answers).run(recall, [0])
     assert [row["tries"] for row in rows] == ([] if tries is None else [tries])
-    assert counts["image:asked"] == (tries == 0) and counts["image:asked_again"] == bool(tries)
+    assert counts["image:wanted"] == (tries == 0) and counts["image:wanted_again"] == bool(tries)
     follow = [[Answer(url=0, reason=Reason.MOVED)]]
     assert [row["tries"] for row in Round(fetch=follow, follow=answers).run(moved, [0])[0]] == [
         row["tries"] for row in rows

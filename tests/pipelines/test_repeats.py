@@ -41,6 +41,7 @@ class Repeats:
                 {
                     **dict.fromkeys(schema.MATCHED.names, 0),
                     "url_id": bytes(32),
+                    "followed": False,
                     "doc": doc(number, generation=self.number),
                     "image": image,
                     "sha256": hashlib.sha256(b"%d" % body).digest(),

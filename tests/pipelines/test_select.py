@@ -280,8 +280,8 @@ def test_tries(history: list[Reason], tries: int) -> None:
     assert chain.outputs["select"]["choices"].num_rows == 1
     assert [row["tries"] for _, rows in chain.units for row in rows] == ([tries] if tries < 3 else [])
     counts = chain.counts["recall"]
-    assert counts["image:known"] == (tries >= 3) and counts["image:asked"] == (tries == 0)
-    assert counts["image:asked_again"] == (tries in (1, 2))
+    assert counts["image:known"] == (tries >= 3) and counts["image:wanted"] == (tries == 0)
+    assert counts["image:wanted_again"] == (tries in (1, 2))
 
 
 def test_ids_with_zero_bytes_are_ids_like_others() -> None:
