@@ -532,7 +532,7 @@ def test_why_tells_of_images(ingested: Ingested) -> None:
     assert {"kept", "no_image", "no_candidate", "single_image", "no_image_left"} <= told
     fetched = next(url for document in expected.documents.values() for url in document.urls)
     outcomes = {finding.outcome for finding in explain.why(ingested.recipe, ingested.ledger, fetched)}
-    assert outcomes == {"fetched", "counted"}
+    assert outcomes == {"fetched", "image kept", "counted"}
 
 
 def _file(ingested: Ingested, path: str) -> File:
