@@ -23,7 +23,7 @@ from engine.status import status
 from engine.work import read_rows
 from tests import stages
 from tests.engine import test_series
-from tests.engine.test_series import SEEN, go
+from tests.engine.test_series import SEEN, go, seen
 
 _down: list[str] = []  # a file that must be there for the second round to be answered
 ROUNDS = ("asked", "again")
@@ -90,14 +90,6 @@ def _forget() -> Iterator[None]:
     test_series._asked.clear()
     yield
     _down.clear()
-
-
-def seen(url: str, made: Recipe) -> dict[int, int]:
-    ledger = Ledger(url)
-    rows = []
-    for commit in ledger.commits(made.stage("reader").key):
-        rows += read_rows(ledger.store, commit.outputs["seen"]).to_pylist()
-    return {row["key"]: row["times"] for row in rows}
 
 
 def check(url: str, made: Recipe, share: int = 3) -> None:
