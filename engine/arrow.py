@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc as ipc
+import xxhash
 
 from engine.errors import StoreError
 from engine.schema import OFFSETS
@@ -37,13 +38,15 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file of a commit: path in the store, rows, bytes, sha256 of the bytes, batches."""
+    """One file of a commit: path in the store, rows, bytes, sha256 of the bytes, batches; where its Output has `sums`,
+    the `checksum` of each batch's bytes, else ()."""
 
     path: str
     rows: int
     bytes: int
     sha256: str
     batches: tuple[Batch, ...]
+    sums: tuple[int, ...] = ()
 
 
 class _Sink:
@@ -83,6 +86,11 @@ class _Sink:
         return False
 
 
+def checksum(data: bytes | memoryview | pa.Buffer) -> int:
+    """The xxh64 of a record batch's bytes, as `File.sums` has it; eleven times as fast as sha256 (18 and 1.7 GB/s)."""
+    return xxhash.xxh64_intdigest(data)
+
+
 def stored_schema(output: Output) -> pa.Schema:
     """The schema of the files of an output: its schema without the partition column."""
     schema = output.schema
@@ -98,6 +106,7 @@ class FileWriter:
         self.path = path
         self.rows = 0
         self._batches: list[Batch] = []
+        self._with_sums = output.sums
         self._sink = _Sink(path)
         self._schema = stored_schema(output)
         options = ipc.IpcWriteOptions(compression=output.compression)
@@ -122,7 +131,7 @@ class FileWriter:
         """Close the file; the File with its local path. Afterwards, or after an error, the object is done with."""
         self._writer.close()
         self._sink.close()
-        placed = []
+        placed, sums = [], []
         with open(self.path, "rb") as written:
             # a message is 0xffffffff, the int32 size of its padded metadata, the metadata, the body (Arrow IPC format)
             for batch in self._batches:
@@ -134,7 +143,11 @@ class FileWriter:
                 written.seek(start + 4)
                 body = start + 8 + int.from_bytes(written.read(4), "little")
                 placed.append(Batch(start, end - start, body, batch.rows, batch.part))
-        return File(str(self.path), self.rows, self._sink.position, self._sink.sha256.hexdigest(), tuple(placed))
+                if self._with_sums:
+                    written.seek(start)
+                    sums.append(checksum(written.read(end - start)))
+        sha256 = self._sink.sha256.hexdigest()
+        return File(str(self.path), self.rows, self._sink.position, sha256, tuple(placed), tuple(sums))
 
     def abandon(self) -> None:
         """Close what is open after a fault; the file is not valid."""

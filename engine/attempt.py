@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import errno
 import faulthandler
 import os
@@ -135,7 +136,7 @@ def _compute(
         for index, file in enumerate(files):
             path = f"{stage.key}/data/{unit.id}.{tag}.{name}.{index}.arrow"
             ledger.store.put_file(path, Path(file.path))
-            placed.append(File(path, file.rows, file.bytes, file.sha256, file.batches))
+            placed.append(dataclasses.replace(file, path=path))
         outputs[name] = tuple(placed)
     seconds = time.monotonic() - started
     commit = Commit(

@@ -85,10 +85,7 @@ class Commit:
     def to_json(self) -> bytes:
         """The commit object's bytes."""
         body = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        body["outputs"] = {
-            name: [[f.path, f.rows, f.bytes, f.sha256, [dataclasses.astuple(b) for b in f.batches]] for f in files]
-            for name, files in self.outputs.items()
-        }
+        body["outputs"] = {name: [_plain(file) for file in files] for name, files in self.outputs.items()}
         return json.dumps(body, separators=(",", ":")).encode()
 
     @staticmethod
@@ -98,8 +95,8 @@ class Commit:
             raw = json.loads(body)
             raw["outputs"] = {
                 name: tuple(
-                    File(path, rows, size, sha256, tuple(Batch(*b) for b in batches))
-                    for path, rows, size, sha256, batches in files
+                    File(path, rows, size, sha256, tuple(Batch(*b) for b in batches), *map(tuple, sums))
+                    for path, rows, size, sha256, batches, *sums in files
                 )
                 for name, files in raw["outputs"].items()
             }
@@ -164,6 +161,7 @@ MANIFEST = pa.schema(
         pa.field("bytes", pa.int64(), nullable=False),
         pa.field("sha256", pa.large_string(), nullable=False),
         pa.field("batches", pa.large_list(pa.int64()), nullable=False),  # offset, length, body, rows, part; repeated
+        pa.field("sums", pa.large_list(pa.uint64())),  # of the batches; null where the output has none
     ]
 )
 
@@ -327,7 +325,8 @@ class Ledger:
             for output, files in sorted(commit.outputs.items()):
                 for index, file in enumerate(files):
                     flat = [number for batch in file.batches for number in dataclasses.astuple(batch)]
-                    rows.append((key, commit.unit, output, index, file.path, file.rows, file.bytes, file.sha256, flat))
+                    head = (key, commit.unit, output, index, file.path, file.rows, file.bytes, file.sha256)
+                    rows.append((*head, flat, file.sums or None))
         rows.sort(key=lambda row: row[:4])
         sha256 = hashlib.sha256()
         for row in rows:
@@ -404,6 +403,11 @@ class Ledger:
         return str(self._settlement(path)["state"])
 
 
+def _plain(file: File) -> list[Any]:
+    head = [file.path, file.rows, file.bytes, file.sha256, [dataclasses.astuple(batch) for batch in file.batches]]
+    return [*head, file.sums] if file.sums else head
+
+
 def _unit(path: str) -> str:
     # unit ids hold no dots
     return path.rsplit("/", 1)[-1].split(".", 1)[0]
@@ -413,7 +417,9 @@ def _unit(path: str) -> str:
 def _manifest(url: str, mark: str) -> tuple[Commit, ...]:
     # immutable, and read by every unit of a generation that the same worker computes
     try:
-        table = pq.read_table(pa.BufferReader(Store(url).get(f"manifests/{mark}.parquet")))
+        # read_table goes through threads of Arrow's that let go of the bytes late: a process that ends then aborts
+        body = pa.BufferReader(Store(url).get(f"manifests/{mark}.parquet"))
+        table = pq.ParquetFile(body, pre_buffer=False).read(use_threads=False)
     except Missing:
         raise ConfigError(f"no manifest {mark} in {url}; `kosmos freeze STAGE` prints one") from None
     except pa.ArrowInvalid as error:
@@ -422,7 +428,8 @@ def _manifest(url: str, mark: str) -> tuple[Commit, ...]:
     for row in table.to_pylist():
         flat = row["batches"]
         batches = tuple(Batch(*flat[i : i + 5]) for i in range(0, len(flat), 5))
-        file = File(row["path"], row["rows"], row["bytes"], row["sha256"], batches)
+        # those of earlier versions lack the column
+        file = File(row["path"], row["rows"], row["bytes"], row["sha256"], batches, tuple(row.get("sums") or ()))
         outputs.setdefault((row["stage"], row["unit"]), {}).setdefault(row["output"], []).append(file)
     return tuple(
         Commit(stage=stage, unit=unit, attempt="", outputs={name: tuple(files) for name, files in files_by.items()})

@@ -65,7 +65,8 @@ class Output:
     once a file has reached either. located: the dotted path of a large_binary column, lists and structs on the way;
     beside the output stands <name>.offsets (schema.OFFSETS), which says where each row's bytes lie in its file.
     volatile: its bytes tell when something happened, so two runs never agree on them and manifest digests leave them
-    out: what follows has the same names whenever the network said the same.
+    out: what follows has the same names whenever the network said the same. sums: commits hold a sum of every record
+    batch, for whoever reads some of them and never the whole file.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Output:
     file_bytes: int = 1 << 30
     located: str = ""
     volatile: bool = False
+    sums: bool = False
 
     def __post_init__(self) -> None:
         if self.located and (self.compression or self.partition_by):
@@ -95,6 +97,7 @@ class Output:
             "file": [self.file_rows, self.file_bytes],
             **({"located": self.located} if self.located else {}),
             **({"volatile": True} if self.volatile else {}),
+            **({"sums": True} if self.sums else {}),
         }
 
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path for name in ("engine", "pipelines", "trainer") for path in (ROOT / name).rglob("*.py"))
 RAY = {"engine/cluster.py", "trainer/launch.py"}
-ENGINE = {"engine", "pyarrow", "obstore", "rich", "numpy"}
+ENGINE = {"engine", "pyarrow", "obstore", "rich", "numpy", "xxhash"}
 # a unit's fault, a record's, and an image's: each place turns any exception into a reason
 GUARDS = {"engine/attempt.py": 1, "pipelines/extract.py": 1, "pipelines/fetch/asking.py": 1, "trainer/images.py": 1}
 

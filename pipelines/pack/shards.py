@@ -36,6 +36,7 @@ OUTPUTS = (
             batch_rows=64,
             compression=None,
             file_bytes=1 << 30,
+            sums=True,
         )
         for stream in STREAMS
     ),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc as ipc
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.arrow import Batch, FileWriter, column_range, conform, read_batch, sort
+from engine.arrow import Batch, FileWriter, checksum, column_range, conform, read_batch, sort
 from engine.errors import StoreError
 from engine.schema import VERDICTS, field, schema
 from engine.stage import Output
@@ -85,6 +87,21 @@ def test_a_batch_reads_from_its_range_and_the_file_from_its_footer(tmp_path: Pat
         found = read_batch(FIXED, raw[batch.offset : batch.offset + batch.length], "a.arrow")
         assert pa.table([found[i] for i in range(5)], schema=FIXED).equals(fixed_rows(batch.part))
     assert ipc.open_file(tmp_path / "f").read_all().equals(pa.concat_tables([fixed_rows(n) for n in (3, 1, 9)]))
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_sums_are_of_the_bytes_of_each_batch(tmp_path: Path, compression: str | None) -> None:
+    files = []
+    for sums in (True, False):
+        writer = FileWriter(tmp_path / "f", Output(name="o", schema=FIXED, compression=compression, sums=sums))
+        for num in (3, 1, 9):
+            writer.write(fixed_rows(num))
+        files.append(writer.finish())
+    raw = (tmp_path / "f").read_bytes()
+    expected = [xxhash.xxh64_intdigest(raw[b.offset : b.offset + b.length]) for b in files[0].batches]
+    assert files[0].sums == tuple(expected) and files[1].sums == ()
+    assert replace(files[0], sums=()) == files[1]
+    assert checksum(pa.py_buffer(raw)) == xxhash.xxh64_intdigest(raw)
 
 
 def test_a_damaged_batch_is_a_store_error(tmp_path: Path) -> None:

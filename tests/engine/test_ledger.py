@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import random
+from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +31,7 @@ FILES = st.builds(
     NATURAL,
     st.text("0123456789abcdef", min_size=64, max_size=64),
     st.lists(st.builds(Batch, NATURAL, NATURAL, NATURAL, NATURAL, st.integers(-1, 9)), max_size=3).map(tuple),
+    st.lists(st.integers(0, 2**64 - 1), max_size=3).map(tuple),
 )
 COMMITS = st.builds(
     Commit,
@@ -65,6 +70,12 @@ def ledger(memory: str) -> Ledger:
 @given(COMMITS)
 def test_a_commit_survives_its_object(one: Commit) -> None:
     assert Commit.from_json(one.to_json(), "here") == one
+
+
+def test_a_file_without_sums_is_written_as_ever_and_read_so() -> None:
+    body = json.loads(commit("u1").to_json())
+    assert [len(file) for file in body["outputs"]["x"]] == [5, 5]
+    assert Commit.from_json(json.dumps(body).encode(), "here") == commit("u1")
 
 
 def test_the_first_commit_stays(ledger: Ledger) -> None:
@@ -112,6 +123,35 @@ def test_a_manifest_knows_rows_and_sums_not_order_or_attempts(memory: str) -> No
         assert [found.unit for found in frozen] == ["u1", "u2", "u3"]
         assert all(found.outputs == ledger.commit(KEY, found.unit).outputs for found in frozen)
     assert marks[0] == marks[1]
+
+
+def with_sums(one: Commit, *sums: int) -> Commit:
+    return replace(one, outputs={"x": (replace(one.outputs["x"][0], sums=sums), one.outputs["x"][1])})
+
+
+def test_a_manifest_keeps_the_sums_and_its_digest_does_not_know_them(ledger: Ledger, memory: str) -> None:
+    ledger.put_commit(with_sums(commit("u1"), 2**64 - 1))
+    ledger.put_commit(commit("u2"))
+    mark = ledger.freeze(KEY)
+    first, second = ledger.manifest(mark)
+    assert [file.sums for file in first.outputs["x"]] == [(2**64 - 1,), ()]
+    assert second.outputs == commit("u2").outputs
+    other = Ledger(f"{memory}-bare")
+    other.check(create=True)
+    for unit in ("u1", "u2"):
+        other.put_commit(commit(unit))
+    assert other.freeze(KEY) == mark
+
+
+def test_a_manifest_that_was_written_before_sums_is_read(ledger: Ledger) -> None:
+    ledger.put_commit(with_sums(commit("u1"), 7))
+    mark = ledger.freeze(KEY)
+    path = f"manifests/{mark}.parquet"
+    table = pq.read_table(pa.BufferReader(ledger.store.get(path)))
+    sink = io.BytesIO()
+    pq.write_table(table.drop_columns(["sums"]), sink)
+    ledger.store.put(path, sink.getvalue())
+    assert [found.outputs for found in ledger.manifest(mark)] == [commit("u1").outputs]
 
 
 @pytest.mark.parametrize("change", [{"rows": 4}, {"sha256": "01"}])

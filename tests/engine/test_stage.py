@@ -106,3 +106,9 @@ def test_a_recipe_is_maps_then_barriers() -> None:
 
 def test_outputs_have_names() -> None:
     assert Output(name="o", schema=stages.INDEX.schema).description()["name"] == "o"
+
+
+def test_sums_are_keyed_only_where_they_are_wanted() -> None:
+    plain = Output(name="o", schema=stages.INDEX.schema)
+    assert "sums" not in plain.description()
+    assert dataclasses.replace(plain, sums=True).description() == {**plain.description(), "sums": True}

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from engine import schema
+from engine.arrow import checksum
 from engine.errors import ConfigError, StoreError
 from engine.ledger import Ledger
 from engine.pool import InlinePool
@@ -267,6 +268,16 @@ def test_shards_are_cut_and_sorted_by_rank(store: Packed) -> None:
         for shard, own in enumerate(ranks):
             assert own == sorted(own) and all(pack.part(rank, len(commits)) == shard for rank in own)
         assert sum(map(bool, ranks)) > len(commits) // 2, "spread over the shards"
+
+
+def test_every_batch_of_a_training_shard_has_its_sum(store: Packed) -> None:
+    mark = store.ledger.freeze(store.recipe.stage("pack").key)
+    (first, *_) = store.ledger.manifest(mark)
+    for stream in STREAMS:
+        (file,) = first.outputs[stream]
+        body = store.ledger.store.get(file.path)
+        assert list(file.sums) == [checksum(body[b.offset : b.offset + b.length]) for b in file.batches]
+    assert not first.outputs["vocabulary"][0].sums
 
 
 def test_text_rows_are_the_lines_in_hashed_order(store: Packed, tokenizer: Tokenizer) -> None:
