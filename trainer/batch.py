@@ -17,7 +17,9 @@ class MicroBatch:
 
     tokens_BT: int64. counted_BT: bool over tokens: token j counts as the target of position j - 1; never at 0.
     pixels_NCHW: uint8, RGB, as decoded; a blank image is black. slots_N2: int64, (row, index of the first of its 64
-    slots) of each image, ascending. rows: (source, row) of each row for logs and tests; None where a row is all pad.
+    slots) of each image, ascending. There may be one image more than slots: a blank one, which goes through tower and
+    connector at weight 0, so that every rank issues the same collectives. rows: (source, row) of each row for logs and
+    tests; None where a row is all pad.
     bad_images: images that could not be decoded: blank, and the loss that would need them is masked.
     """
 

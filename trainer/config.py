@@ -1,16 +1,25 @@
 """What is trained, on what, and how: frozen, with KOSMOS-1's numbers as defaults. P = the paper, arXiv 2302.14045.
 
-`kosmos1()` is the paper's model; `tiny()` is the same architecture small enough for two cores. Importing this loads no
-torch.
+`kosmos1()` is the paper's model, `text()` its language-only baseline; `tiny()` is the same architecture small enough
+for two cores. Importing this loads no torch.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engine.errors import ConfigError
 from engine.vocab import Vocab
+
+POSITIONS, INITS, FREEZING = ("xpos", "sinusoidal", "both"), ("torchscale", "xavier"), ("auto", "yes", "no")
+DECAYED, PRECISIONS, ORDERS = ("all", "matrices"), ("float32", "bf16"), ("blocks", "rows")
+
+
+def _one_of(name: str, **values: tuple[str, tuple[str, ...]]) -> None:
+    for field_name, (value, allowed) in values.items():
+        if value not in allowed:
+            raise ConfigError(f"{name}.{field_name} is {value!r}; set it to {' or '.join(allowed)}")
 
 
 def _positive(name: str, **values: float) -> None:
@@ -50,7 +59,11 @@ class ModelConfig:
     """The decoder and the connector. vocab_size: 0 takes it from the manifest. max_length: positions; what is longer is
     refused. xpos_origin: the position at which the scales of xPos are 1; saved, independent of any cache.
 
-    connector_heads: of the one attention layer that makes 64 vectors of an image's tokens.
+    connector_heads: of the one attention layer that makes 64 vectors of an image's tokens. position: "xpos" is the
+    paper's; the team's released code has "sinusoidal" instead, which Kosmos-2 weights need; or "both". init: of a
+    Linear of the decoder: "torchscale", or "xavier", the Magneto paper's. images: False leaves tower and connector out:
+    the paper's language-only baseline. freeze_tower: "yes" trains of the tower its last block and ln_post alone (P
+    section 3.2), "no" all of it; "auto" freezes a tower whose weights were CLIP's, never random ones.
     """
 
     vocab_size: int = 64_007
@@ -65,6 +78,10 @@ class ModelConfig:
     xpos_origin: int = 1024
     layernorm_eps: float = 1e-5
     connector_heads: int = 32
+    position: str = "xpos"
+    init: str = "torchscale"
+    images: bool = True
+    freeze_tower: str = "auto"
     tower: TowerConfig = field(default_factory=TowerConfig)
 
     def __post_init__(self) -> None:
@@ -75,6 +92,8 @@ class ModelConfig:
                 f"model.dim {self.dim} must be a multiple of heads {self.heads} with an even quotient, and of "
                 f"connector_heads {self.connector_heads}"
             )
+        _one_of("model", position=(self.position, POSITIONS), init=(self.init, INITS))
+        _one_of("model", freeze_tower=(self.freeze_tower, FREEZING))
         if not 0 <= self.dropout < 1 or not 0 <= self.attention_dropout < 1:
             raise ConfigError("model.dropout and model.attention_dropout are shares: set them to 0 or more, below 1")
         if self.vocab_size and self.vocab_size < Vocab(pieces=4).size:
@@ -85,8 +104,9 @@ class ModelConfig:
 class OptimConfig:
     """AdamW with a linear warm-up and a linear decay to 0 at `total_updates` (P section 3.2).
 
-    clip_norm: bound of the gradient's global norm; the paper is silent, the team's scripts have 2.0. weight_decay is on
-    all parameters: fairseq's Adam knows no exceptions.
+    clip_norm: bound of the gradient's global norm; the paper is silent, the team's scripts have 2.0. decay: what
+    weight_decay is on: "all" parameters, as fairseq's Adam knows no exceptions, or "matrices", which leaves out biases,
+    gains of norms and other vectors.
     """
 
     lr: float = 2e-4
@@ -95,10 +115,12 @@ class OptimConfig:
     betas: tuple[float, ...] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 0.01
+    decay: str = "all"
     clip_norm: float = 2.0
 
     def __post_init__(self) -> None:
         _positive("optim", lr=self.lr, total_updates=self.total_updates, eps=self.eps, clip_norm=self.clip_norm)
+        _one_of("optim", decay=(self.decay, DECAYED))
         if not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"optim.weight_decay is {self.weight_decay}; set it to 0 or more")
         if not 0 <= self.warmup_updates < self.total_updates:
@@ -165,8 +187,7 @@ class DataConfig:
     scale_batch: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.order not in ("blocks", "rows"):
-            raise ConfigError(f"data.order is {self.order!r}; set it to blocks or rows")
+        _one_of("data", order=(self.order, ORDERS))
         _positive("data", scale_batch=self.scale_batch)
 
     def quota(self, stream: str) -> int:
@@ -176,23 +197,77 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HeldoutConfig:
+    """every: updates between two looks at what is held out, and once at the end. rows: of each stream, at most."""
+
+    every: int = 1000
+    rows: int = 512
+
+    def __post_init__(self) -> None:
+        _positive("heldout", every=self.every, rows=self.rows)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SystemConfig:
+    """How it runs, whatever is trained. precision: "bf16" computes in bf16 on float32 master weights and sums gradients
+    in float32; norms, softmax, xPos and the loss are float32 in either.
+
+    compile: each block by torch.compile. checkpoint_activations: keep what goes into a block and compute the rest again
+    in the backward pass. shard_ranks: ranks that share one copy of weights, gradients and moments (FSDP); more ranks
+    replicate it (HSDP); 0: those of one node. reshard: give gathered weights back between forward and backward, which
+    saves memory and gathers them twice.
+    """
+
+    precision: str = "float32"
+    compile: bool = False
+    checkpoint_activations: bool = False
+    shard_ranks: int = 0
+    reshard: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("system", precision=(self.precision, PRECISIONS))
+        if self.shard_ranks < 0:
+            raise ConfigError(f"system.shard_ranks is {self.shard_ranks}; set it to 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """All of a training run. seed: of the initial weights and of dropout. checkpoint_every: updates (K2: 5,000)."""
+    """All of a training run. seed: of the initial weights and of dropout. checkpoint_every: updates (K2: 5,000). keep:
+    complete checkpoints that stay.
+    """
 
     name: str
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    heldout: HeldoutConfig = field(default_factory=HeldoutConfig)
+    system: SystemConfig = field(default_factory=SystemConfig)
     seed: int = 2
     checkpoint_every: int = 5000
+    keep: int = 3
 
     def __post_init__(self) -> None:
-        _positive("train", checkpoint_every=self.checkpoint_every)
+        _positive("train", checkpoint_every=self.checkpoint_every, keep=self.keep)
+        if not self.model.images and (self.data.quotas.caption or self.data.quotas.interleaved):
+            raise ConfigError(
+                "model.images is false and there are rows with images to draw: add --set data.quotas.caption=0 "
+                "--set data.quotas.interleaved=0, or leave model.images true"
+            )
 
 
 def kosmos1() -> Config:
     """KOSMOS-1: 1,340,180,480 parameters in the decoder, 1,662,375,936 in all (P tables 17 and 18)."""
-    return Config(name="kosmos1")
+    return Config(name="kosmos1", system=SystemConfig(precision="bf16", compile=True))
+
+
+def text() -> Config:
+    """The paper's language-only baseline (P section 4.9): the same decoder on the text stream alone, without images."""
+    return replace(
+        kosmos1(),
+        name="text",
+        model=ModelConfig(images=False),
+        data=DataConfig(quotas=Quotas(text=256, caption=0, interleaved=0)),
+    )
 
 
 def tiny() -> Config:
@@ -220,5 +295,6 @@ def tiny() -> Config:
             micro_batch=MicroBatch(text=1, caption=16, interleaved=1),
         ),
         optim=OptimConfig(lr=2e-3, warmup_updates=10, total_updates=1000),
+        heldout=HeldoutConfig(every=50, rows=128),
         checkpoint_every=50,
     )
