@@ -1,8 +1,8 @@
 """The causal decoder of KOSMOS-1: pre-LN with sub-LN (Magneto) and xPos, as torchscale 0.3.0 computes it.
 
 Promises torchscale's parameter names, so that its state loads as it is, and its numbers (1e-5 in float32). Keys are
-cached rotated: the origin of xPos is fixed by the config, so no position's key ever changes. The tables of xPos stay
-float32 in a bf16 model: rounding them to bf16 nearly doubles the error of the logits (1.1e-3 to 2.0e-3 rms).
+cached rotated: the origin of xPos is fixed by the config, so no position's key ever changes. The tables of positions
+stay float32 in a bf16 model: rounding those of xPos nearly doubles the error of the logits (1.1e-3 to 2.0e-3 rms).
 
 Suffixes besides those of `trainer.batch`: J = K / 2 pairs of channels, U positions so far (cached and new).
 """
@@ -10,30 +10,36 @@ Suffixes besides those of `trainer.batch`: J = K / 2 pairs of channels, U positi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from engine.errors import ConfigError
 from engine.vocab import PAD
 from trainer.config import ModelConfig
 
 SCALED = ("fc1", "fc2", "out_proj", "v_proj")  # torchscale scales their initial weights and biases
+FIRST = 2  # fairseq's number of the first position: those up to <pad>'s id are taken
+
+# puts a layer's new keys and values behind its old ones: (k_BHTK, v_BHTK) -> (k_BHUK, v_BHUK)
+Append = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Rotation:
     """Cosines and sines of xPos, float32, each already times the scale of its side.
 
-    A dataclass and no tuple: FSDP2 casts the tensors that it finds in a block's arguments, and does not look in here.
+    A plain class on purpose: FSDP2 casts to bf16 every tensor that it finds in a block's arguments, and it looks into
+    tuples, dictionaries and dataclasses.
     """
 
-    q_cos_TJ: torch.Tensor
-    q_sin_TJ: torch.Tensor
-    k_cos_TJ: torch.Tensor
-    k_sin_TJ: torch.Tensor
+    def __init__(
+        self, *, q_cos_TJ: torch.Tensor, q_sin_TJ: torch.Tensor, k_cos_TJ: torch.Tensor, k_sin_TJ: torch.Tensor
+    ) -> None:
+        self.q_cos_TJ, self.q_sin_TJ, self.k_cos_TJ, self.k_sin_TJ = q_cos_TJ, q_sin_TJ, k_cos_TJ, k_sin_TJ
 
 
 def rotation(config: ModelConfig, start: int, length: int, device: torch.device) -> Rotation:
@@ -60,6 +66,22 @@ def rotate(x_BTHK: torch.Tensor, cos_TJ: torch.Tensor, sin_TJ: torch.Tensor) -> 
     cos_T1J, sin_T1J = cos_TJ.unsqueeze(1), sin_TJ.unsqueeze(1)
     pairs = torch.stack((a_BTHJ * cos_T1J - b_BTHJ * sin_T1J, b_BTHJ * cos_T1J + a_BTHJ * sin_T1J), dim=-1)
     return pairs.flatten(-2).type_as(x_BTHK)
+
+
+def sinusoids(config: ModelConfig, start: int, length: int, device: torch.device) -> torch.Tensor:
+    """Build fairseq's table of absolute positions start .. start + length - 1: float32 table_TD.
+
+    Sines, then cosines; position 0 has number 2. Frequencies and angles are rounded to float32 as fairseq's are, an
+    error of 1e-4 at position 2,047 that the team's weights have been trained with.
+    """
+    half = config.dim // 2
+    # on the CPU: another device's exp differs in the last bit, which is 1e-4 of an angle of 2,000
+    frequency_J = torch.exp(
+        torch.arange(half, dtype=torch.float32, device="cpu") * -(math.log(10_000) / max(half - 1, 1))
+    )
+    number_T1 = torch.arange(FIRST + start, FIRST + start + length, dtype=torch.float32, device=device).unsqueeze(1)
+    angle_TJ = number_T1 * frequency_J.to(device)
+    return torch.cat((angle_TJ.sin(), angle_TJ.cos()), dim=1)
 
 
 class Cache:
@@ -98,16 +120,19 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(config.dim, config.dim)
         self.inner_attn_ln = nn.LayerNorm(config.dim, eps=config.layernorm_eps)
 
-    def forward(self, x_BTD: torch.Tensor, at: Rotation, cache: Cache | None, layer: int) -> torch.Tensor:
-        """Attend to all positions up to each own: x_BTD -> x_BTD."""
+    def forward(self, x_BTD: torch.Tensor, at: Rotation | None, append: Append | None) -> torch.Tensor:
+        """Attend to all positions up to each own: x_BTD -> x_BTD. at: None where there is no xPos."""
         split = (self.heads, -1)
-        q_BTHK = rotate(torch.unflatten(self.q_proj(x_BTD), -1, split), at.q_cos_TJ, at.q_sin_TJ)
-        k_BTHK = rotate(torch.unflatten(self.k_proj(x_BTD), -1, split), at.k_cos_TJ, at.k_sin_TJ)
+        q_BTHK = torch.unflatten(self.q_proj(x_BTD), -1, split)
+        k_BTHK = torch.unflatten(self.k_proj(x_BTD), -1, split)
         v_BTHK = torch.unflatten(self.v_proj(x_BTD), -1, split)
+        if at is not None:
+            q_BTHK = rotate(q_BTHK, at.q_cos_TJ, at.q_sin_TJ)
+            k_BTHK = rotate(k_BTHK, at.k_cos_TJ, at.k_sin_TJ)
         q_BHTK, k_BHUK, v_BHUK = q_BTHK.transpose(1, 2), k_BTHK.transpose(1, 2), v_BTHK.transpose(1, 2)
         mask_TU = None
-        if cache is not None:
-            k_BHUK, v_BHUK = cache.append(layer, k_BHUK, v_BHUK)
+        if append is not None:
+            k_BHUK, v_BHUK = append(k_BHUK, v_BHUK)
             mask_TU = _behind(q_BHTK.shape[2], k_BHUK.shape[2], x_BTD.device)
         # SDPA's own scale K^-0.5 is the only one: q is never scaled before
         o_BHTK = F.scaled_dot_product_attention(
@@ -160,33 +185,60 @@ class DecoderLayer(nn.Module):
         self.ffn = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(config.dim, eps=config.layernorm_eps)
 
-    def forward(self, x_BTD: torch.Tensor, at: Rotation, cache: Cache | None, layer: int) -> torch.Tensor:
-        """x_BTD -> x_BTD"""
-        attended = self.self_attn(self.self_attn_layer_norm(x_BTD), at, cache, layer)
+    def forward(
+        self, x_BTD: torch.Tensor, at: Rotation | None, append: Append | None = None, recompute: bool = False
+    ) -> torch.Tensor:
+        """x_BTD -> x_BTD. recompute: keep x_BTD alone for the backward pass, which draws the same dropout again."""
+        if not recompute or not self.training or append is not None:
+            return self._run(x_BTD, at, append)
+        # inside forward, so that gathering (FSDP) and compiling are around it; `at` is enclosed, as no graph takes it
+        out: torch.Tensor = checkpoint(lambda x: self._run(x, at, None), x_BTD, use_reentrant=False)
+        return out
+
+    def _run(self, x_BTD: torch.Tensor, at: Rotation | None, append: Append | None) -> torch.Tensor:
+        attended = self.self_attn(self.self_attn_layer_norm(x_BTD), at, append)
         x_BTD = x_BTD + F.dropout(attended, self.dropout, self.training)
         return x_BTD + F.dropout(self.ffn(self.final_layer_norm(x_BTD)), self.dropout, self.training)
+
+
+@torch.no_grad()
+def initialise(layers: nn.Module, config: ModelConfig) -> None:
+    """Give the Linears of freshly made layers their initial weights, for a decoder of `config.layers` of them.
+
+    "torchscale": PyTorch's own, times sqrt(ln(2 L)) in fc1, fc2, out_proj and v_proj, biases too. "xavier", the Magneto
+    paper's (arXiv 2210.06423): Xavier-normal, with that gain in the same four and 1 in q_proj and k_proj; biases 0.
+    """
+    gamma = math.sqrt(math.log(2 * config.layers))
+    for name, module in layers.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        gain = gamma if name.split(".")[-1] in SCALED else 1.0
+        if config.init == "xavier":
+            nn.init.xavier_normal_(module.weight, gain=gain)
+            nn.init.zeros_(module.bias)
+        elif gain != 1.0:
+            for parameter in module.parameters():
+                parameter.mul_(gain)
 
 
 class Decoder(nn.Module):
     """Token embedding, layers and the last LN. The embedding is used by `Kosmos`, for input and for the tied head.
 
-    Initial weights are torchscale's: PyTorch's of a Linear, times sqrt(ln(2 L)) in fc1, fc2, out_proj and v_proj, their
-    biases too; the embedding N(0, 1/sqrt(D)), 0 for <pad>. The Magneto paper (arXiv 2210.06423) has Xavier instead.
+    Its initial weights are N(0, 1/sqrt(D)), and 0 for <pad>; those of the layers: `initialise`. recompute: in training,
+    keep what goes into a layer alone for the backward pass, and compute the rest again there.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
         self.embed_tokens = nn.Embedding(config.vocab_size, config.dim, padding_idx=PAD)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
         self.layer_norm = nn.LayerNorm(config.dim, eps=config.layernorm_eps)
         with torch.no_grad():
             nn.init.normal_(self.embed_tokens.weight, std=config.dim**-0.5)
             self.embed_tokens.weight[PAD].zero_()
-            gamma = math.sqrt(math.log(2 * config.layers))
-            for name, parameter in self.layers.named_parameters():
-                if name.split(".")[-2] in SCALED:
-                    parameter.mul_(gamma)
+        initialise(self.layers, config)
 
     def cache(self, capacity: int = 0) -> Cache:
         """Make an empty cache with room for `capacity` positions; 0: max_length."""
@@ -206,9 +258,14 @@ class Decoder(nn.Module):
                 f"a sequence of {end:,} positions is longer than the model's {limit:,}; shorten the prompt or ask for "
                 "fewer new tokens"
             )
-        at = rotation(self.config, start, x_BTD.shape[1], x_BTD.device)
+        where = (self.config, start, x_BTD.shape[1], x_BTD.device)
+        if self.config.position != "xpos":
+            x_BTD = (x_BTD.float() + sinusoids(*where)).type_as(x_BTD)
+        x_BTD = F.dropout(x_BTD, self.config.dropout, self.training)
+        at = rotation(*where) if self.config.position != "sinusoidal" else None
         for number, layer in enumerate(self.layers):
-            x_BTD = layer(x_BTD, at, cache, number)
+            # no number goes into a layer: one compilation serves them all
+            x_BTD = layer(x_BTD, at, partial(cache.append, number) if cache is not None else None, self.recompute)
         if cache is not None:
             cache.length = end
         out: torch.Tensor = self.layer_norm(x_BTD)

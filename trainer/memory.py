@@ -1,7 +1,8 @@
 """Whether a model fits: said in one sentence before it is built, not by the kernel, which kills without one.
 
-Training in float32 with AdamW holds 16 bytes a parameter: weight, gradient and two moments. KOSMOS-1's 1,662,375,936
-parameters take 24.8 GiB before the first activation.
+Training with AdamW holds 16 bytes of each parameter that trains, float32: weight, gradient and two moments, shared by
+the processes of a shard group. Beside its share each process has gradients that are not yet summed, whole, and gathered
+weights: KOSMOS-1 takes 12.4 GiB of each of 8 GPUs in bf16, and 34.1 GiB of a single one, before the first activation.
 """
 
 from __future__ import annotations
@@ -16,27 +17,65 @@ from engine.errors import ConfigError
 from trainer.config import Config
 from trainer.model import Kosmos, num_parameters
 
-TRAINED_BYTES, BUILT_BYTES = 16, 4  # a parameter's: where it trains, and where it is only made
-SHORT = ("can't allocate memory", "Storage size calculation overflowed")  # of the CPU's, whose fault has no type
+TRAINED_BYTES, WHOLE_BYTES, HALF_BYTES = 16, 4, 2  # of a parameter: with gradient and moments; in float32; in bf16
+SHORT = (  # faults that have no type of their own: of the CPU's allocator, and of CUDA's libraries
+    "can't allocate memory",
+    "Storage size calculation overflowed",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
+GPU_SHORT = ("CUDA", "CUBLAS")
 MEMINFO = Path("/proc/meminfo")
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
-def check_fits(config: Config, device: torch.device) -> None:
-    """ConfigError if the weights, gradients and moments of the model are larger than the memory that is free."""
+def check_fits(config: Config, device: torch.device, ranks: int = 1, local: int = 0) -> None:
+    """ConfigError if what training holds of the model is more than the memory that is free.
+
+    ranks: processes that train it; local: those on this machine, 0 if all are. config.model.freeze_tower: "yes" counts
+    the tower as frozen.
+    """
+    local = local or ranks
     with torch.device("meta"):
-        num = num_parameters(Kosmos(config.model))
-    wanted = num * (BUILT_BYTES if device.type == "cuda" else TRAINED_BYTES)
-    free = available_bytes()
-    place = "this machine"
-    if device.type == "cuda" and (free is None or wanted <= free):
-        wanted, free, place = num * TRAINED_BYTES, torch.cuda.mem_get_info(device)[0], "its GPU"
-    if free is not None and wanted > free:
-        raise ConfigError(
-            f"{config.name} has {num:,} parameters, which take {wanted / 2**30:.1f} GiB, and {place} has "
-            f"{free / 2**30:.1f} GiB of memory left; train the recipe tiny, make the model smaller with --set "
-            "model.layers=N, or take a larger machine"
+        model = Kosmos(config.model)
+    if config.model.freeze_tower == "yes":
+        model.freeze_tower()
+    num = num_parameters(model)
+    here = f"this machine, with {local} processes," if local > 1 else "this machine"
+    if device.type == "cuda":
+        # each process makes the whole model before it goes to its GPU
+        _check(config, num, num * WHOLE_BYTES * local, available_bytes(), here)
+        _check(config, num, held_bytes(config, model, ranks, local), torch.cuda.mem_get_info(device)[0], "its GPU")
+    else:
+        _check(config, num, held_bytes(config, model, ranks, local) * local, available_bytes(), here)
+
+
+def held_bytes(config: Config, model: Kosmos, ranks: int, local: int) -> int:
+    """What one of `ranks` processes holds of a model, `local` of them on a node: weights, gradients and moments."""
+    system = config.system
+    frozen = sum(parameter.numel() for parameter in model.frozen_parameters())
+    trained = num_parameters(model) - frozen
+    width = HALF_BYTES if system.precision == "bf16" else WHOLE_BYTES
+    if ranks == 1 and system.precision == "float32":
+        return trained * TRAINED_BYTES + frozen * width
+    shard = min(ranks, system.shard_ranks or local)
+    gathered = 0 if system.reshard else width
+    return trained * TRAINED_BYTES // shard + trained * (WHOLE_BYTES + gathered) + frozen * width
+
+
+def _check(config: Config, num: int, wanted: int, free: int | None, place: str) -> None:
+    if free is None or wanted <= free:
+        return
+    advice = "train the recipe tiny, make the model smaller with --set model.layers=N, or take a larger machine"
+    if place == "its GPU":
+        advice = (
+            "share it between more GPUs with --workers N, give --set system.reshard=true, or make the model smaller "
+            "with --set model.layers=N"
         )
+    raise ConfigError(
+        f"{config.name} has {num:,} parameters, which take {wanted / 2**30:.1f} GiB, and {place} has "
+        f"{free / 2**30:.1f} GiB of memory left; {advice}"
+    )
 
 
 def available_bytes(meminfo: Path = MEMINFO, limits: tuple[Path, ...] = LIMITS) -> int | None:
@@ -61,6 +100,12 @@ def told_when_short() -> Iterator[None]:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(s in str(error) for s in SHORT):
             raise
+        if isinstance(error, torch.OutOfMemoryError) or any(word in first for word in GPU_SHORT):
+            raise ConfigError(
+                f"the GPU has not enough memory ({first}); lower --set data.micro_batch.caption=N, .text and "
+                ".interleaved, or give --set system.checkpoint_activations=true or system.reshard=true, or more GPUs "
+                "with --workers N, and run the command again"
+            ) from None
         raise ConfigError(
             f"there is not enough memory ({first}); make the model smaller with --set model.layers=N, or what it sees "
             "at once with --set data.micro_batch.caption=N, .text and .interleaved too, and run the command again"

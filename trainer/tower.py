@@ -6,6 +6,8 @@ parameters). Not in the paper but in the team's code: each token is divided by i
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -74,11 +76,14 @@ class Tower(nn.Module):
 
     Initial weights have the deviations of CLIP's code: normal with C^-0.5 (tokens, positions, attention), (2 C)^-0.5
     (c_fc) and C^-0.5 (2 L)^-0.5 (what is added to the residual); biases are 0, the patch stem has PyTorch's own.
+
+    frozen: all but the last block and ln_post (KOSMOS-1, section 3.2) take no gradient and are never in training mode.
     """
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         self.config = config
+        self.frozen = False
         width = config.width
         self.conv1 = nn.Conv2d(3, width, kernel_size=config.patch, stride=config.patch, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
@@ -99,6 +104,31 @@ class Tower(nn.Module):
             elif name.endswith(("proj.bias", "c_fc.bias")):
                 nn.init.zeros_(parameter)
 
+    def freeze(self) -> None:
+        """Leave the last block and ln_post to training alone, for good."""
+        self.frozen = True
+        for parameter in self.frozen_parameters():
+            parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """The parameters that do not train: none before `freeze`."""
+        if not self.frozen:
+            return []
+        held = [parameter for module in self._held() for parameter in module.parameters()]
+        return [self.class_embedding, self.positional_embedding, *held]
+
+    def train(self, mode: bool = True) -> Tower:
+        """Set training mode, which reaches what trains only."""
+        super().train(mode)
+        if self.frozen:
+            for module in self._held():
+                module.eval()
+        return self
+
+    def _held(self) -> list[nn.Module]:
+        return [self.conv1, self.ln_pre, *self.resblocks[:-1]]
+
     def forward(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
         """Embed uint8 RGB images: pixels_NCHW -> x_NPC, each token of length 1.
 
@@ -110,6 +140,15 @@ class Tower(nn.Module):
                 f"images are {pixels_NCHW.dtype} of {tuple(pixels_NCHW.shape[1:])}, not torch.uint8 of (3, {size}, "
                 f"{size})"
             )
+        with torch.no_grad() if self.frozen else contextlib.nullcontext():
+            x_NPC = self._embed(pixels_NCHW)
+            for block in self.resblocks[:-1]:
+                x_NPC = block(x_NPC)
+        x_NPC = self.ln_post(self.resblocks[-1](x_NPC))
+        # the length in float32, as norms are
+        return F.normalize(x_NPC.float(), dim=-1).type_as(x_NPC)
+
+    def _embed(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
         # normalised here: uint8 is a quarter of the bytes on the way to the device
         mean_C11 = torch.tensor(MEAN, device=pixels_NCHW.device).view(3, 1, 1)
         std_C11 = torch.tensor(STD, device=pixels_NCHW.device).view(3, 1, 1)
@@ -117,7 +156,5 @@ class Tower(nn.Module):
         patches_NPC = self.conv1(x_NCHW).flatten(2).transpose(1, 2)
         class_N1C = self.class_embedding.to(patches_NPC.dtype).expand(len(patches_NPC), 1, -1)
         x_NPC: torch.Tensor = torch.cat((class_N1C, patches_NPC), dim=1) + self.positional_embedding
-        x_NPC = self.ln_pre(x_NPC)
-        for block in self.resblocks:
-            x_NPC = block(x_NPC)
-        return F.normalize(self.ln_post(x_NPC), dim=-1)
+        out: torch.Tensor = self.ln_pre(x_NPC)
+        return out

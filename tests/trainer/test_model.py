@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from torch import nn
 import trainer.model
 from engine.errors import ConfigError
 from engine.vocab import IMAGE_SLOTS, PAD
-from trainer.config import ModelConfig, TowerConfig, kosmos1, tiny
-from trainer.model import Kosmos, XConnector, num_parameters
+from trainer.config import POSITIONS, ModelConfig, TowerConfig, kosmos1, text, tiny
+from trainer.model import Kosmos, XConnector, nll_sum, num_parameters
 
 TOWER = TowerConfig(image_size=28, patch=14, width=16, layers=1, heads=2, ffn_dim=32)
 CONFIG = ModelConfig(
@@ -164,20 +165,6 @@ def test_image_vectors_stand_in_the_slots_in_order_and_scaled() -> None:
 
 
 @torch.no_grad()
-def test_scaled_embeddings_are_dropped_out_in_training() -> None:
-    model = kosmos(replace(CONFIG, dropout=0.25))
-    tokens_BT = tokens(8, 100)
-    seen: list[torch.Tensor] = []
-    model.decoder.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
-    model.eval().hidden(tokens_BT, NO_IMAGES, NO_SLOTS)
-    model.train().hidden(tokens_BT, NO_IMAGES, NO_SLOTS)
-    whole, dropped = seen
-    kept = dropped != 0
-    assert float(kept.float().mean()) == pytest.approx(0.75, abs=0.01)
-    torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
-
-
-@torch.no_grad()
 def test_attention_of_the_connector_is_dropped_out_in_training() -> None:
     model = kosmos(replace(CONFIG, attention_dropout=0.5))
     assert not torch.equal(model.embed_images(images(1)), model.embed_images(images(1)))
@@ -221,9 +208,157 @@ def test_slots_that_do_not_fit_are_refused(slots: list[list[int]]) -> None:
         model.hidden(tokens(2, 80), images(len(slots)), torch.tensor(slots))
 
 
-def test_as_many_runs_of_slots_as_images() -> None:
-    with pytest.raises(ValueError, match="2 images for 1 runs"):
-        kosmos().hidden(tokens(2, 80), images(2), torch.tensor([[0, 2]]))
+@pytest.mark.parametrize("number", [0, 3])
+def test_as_many_runs_of_slots_as_images_or_one_less(number: int) -> None:
+    with pytest.raises(ValueError, match=f"{number} images for 1 runs"):
+        kosmos().hidden(tokens(2, 80), images(number), torch.tensor([[0, 2]]))
+
+
+@pytest.mark.parametrize("slots", [[], [[0, 2], [1, 10]]])
+def test_one_image_more_than_slots_changes_nothing(slots: list[list[int]]) -> None:
+    """Neither loss nor gradient; where it is the only one, tower and connector have gradients of 0 and not none."""
+    slots_N2 = torch.tensor(slots, dtype=torch.int64).reshape(-1, 2)
+    tokens_BT, counted_BT = tokens(2, 80), torch.ones(2, 80, dtype=torch.bool)
+    found = []
+    for extra in (0, 1):
+        model = kosmos()
+        ran: list[int] = []
+        assert model.tower is not None
+        model.tower.register_forward_hook(lambda *_, ran=ran: ran.append(1))
+        pixels_NCHW = torch.cat((images(len(slots)), torch.zeros(extra, 3, 28, 28, dtype=torch.uint8)))
+        loss = model(tokens_BT, counted_BT, pixels_NCHW, slots_N2)
+        loss.backward()
+        assert len(ran) == int(len(pixels_NCHW) > 0)
+        found.append((loss.detach(), model))
+    (expected, without), (got, with_extra) = found
+    torch.testing.assert_close(got, expected, atol=0, rtol=1e-7 if slots else 0)
+    for name, parameter in with_extra.named_parameters():
+        before = without.get_parameter(name).grad
+        assert parameter.grad is not None
+        if before is None:
+            assert not bool(parameter.grad.any()), name
+        else:
+            torch.testing.assert_close(parameter.grad, before, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_one_image_too_many_does_no_harm_whatever_comes_out_of_it() -> None:
+    model = kosmos()
+    assert model.connector is not None
+    model.connector.register_forward_hook(lambda _module, _args, out: out * math.inf)
+    counted_BT = torch.ones(1, 20, dtype=torch.bool)
+    loss = model(tokens(1, 20), counted_BT, images(1), NO_SLOTS)
+    loss.backward()
+    assert torch.equal(loss, kosmos()(tokens(1, 20), counted_BT, NO_IMAGES, NO_SLOTS))
+
+
+def test_without_images_there_is_no_tower() -> None:
+    with torch.device("meta"):
+        model = Kosmos(text().model)
+    assert num_parameters(model) == 1_340_180_480
+    assert (model.tower, model.connector) == (None, None)
+    assert all(name.startswith("decoder.") for name in model.state_dict())
+    assert not model.frozen
+    assert model.frozen_parameters() == []
+    with pytest.raises(ConfigError, match=r"no tower to freeze; set model\.freeze_tower=no"):
+        model.freeze_tower()
+
+
+def test_a_model_without_images_learns_text_and_refuses_images() -> None:
+    model, whole = kosmos(replace(CONFIG, images=False)), kosmos()
+    counted_BT = torch.ones(1, 80, dtype=torch.bool)
+    loss = model(tokens(1, 80), counted_BT, NO_IMAGES, NO_SLOTS)
+    loss.backward()
+    assert torch.equal(loss, whole(tokens(1, 80), counted_BT, NO_IMAGES, NO_SLOTS))
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    for slots_N2 in (torch.tensor([[0, 2]]), NO_SLOTS):
+        with pytest.raises(ValueError, match=r"1 images for a model without an image tower"):
+            model(tokens(1, 80), counted_BT, images(1), slots_N2)
+
+
+def test_a_frozen_tower_leaves_kosmos1_its_parameters_to_the_unit() -> None:
+    with torch.device("meta"):
+        model = Kosmos(kosmos1().model)
+    assert not model.frozen
+    model.freeze_tower()
+    assert model.frozen
+    assert model.tower is not None
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert sum(parameter.numel() for parameter in trained.values()) == 1_371_794_432
+    assert sum(value.numel() for name, value in trained.items() if name.startswith("tower.")) == 12_598_272
+    assert sum(parameter.numel() for parameter in model.frozen_parameters()) == 303_179_776 - 12_598_272
+    model.train()
+    assert not model.tower.resblocks[22].training
+    assert model.tower.resblocks[23].training
+
+
+def test_a_frozen_tower_is_left_as_it_is_by_a_step() -> None:
+    model = kosmos(replace(CONFIG, tower=replace(TOWER, layers=2)))
+    model.freeze_tower()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.1)
+    model.train()
+    model(tokens(1, 80), torch.ones(1, 80, dtype=torch.bool), images(1), torch.tensor([[0, 2]])).backward()
+    optimizer.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    same = set(before) - changed
+    assert {name.split(".")[1] for name in same if name.startswith("tower.")} == {
+        "class_embedding",
+        "positional_embedding",
+        "conv1",
+        "ln_pre",
+        "resblocks",
+    }
+    assert {name for name in same if "resblocks" in name} == {name for name in before if "resblocks.0." in name}
+    assert not [name for name in same if not name.startswith("tower.")]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 77])
+def test_filled_up_rows_and_columns_of_the_head_do_not_count(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: the same loss and the same gradients, in several chunks too."""
+    generator = torch.Generator().manual_seed(3)
+    target_M = torch.randint(0, 97, (rows,), generator=generator)
+    given = [torch.randn(rows, 32, generator=generator), torch.randn(97, 32, generator=generator)]
+    sizes: list[tuple[int, ...]] = []
+    entropy = nn.functional.cross_entropy
+
+    def look(logits_MV: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        sizes.append(tuple(logits_MV.shape))
+        return entropy(logits_MV, *given, **named)
+
+    monkeypatch.setattr("trainer.model.F.cross_entropy", look)
+    found = []
+    for aligned, most in ((False, 4096), (True, 4096), (True, 512)):
+        monkeypatch.setattr(trainer.model, "HEAD_ROWS", most)
+        x_MD, weight_VD = (value.clone().requires_grad_() for value in given)
+        loss = nll_sum(x_MD, weight_VD, target_M, aligned=aligned)
+        loss.backward()
+        found.append((loss.detach(), x_MD.grad, weight_VD.grad))
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[2], found[0], atol=1e-5, rtol=1e-5)
+    # what is in chunks runs again in the backward pass
+    assert sizes == [(rows, 97), (1024, 128), *[(512, 128)] * 4]
+
+
+def test_a_vocabulary_that_is_aligned_gets_no_more_columns() -> None:
+    x_MD, weight_VD, target_M = torch.randn(5, 32), torch.randn(128, 32), torch.randint(0, 128, (5,))
+    padded = nll_sum(x_MD.bfloat16(), weight_VD.bfloat16(), target_M, aligned=True)
+    assert padded.dtype == torch.float32
+    torch.testing.assert_close(
+        padded, nll_sum(x_MD.bfloat16(), weight_VD.bfloat16(), target_M, aligned=False), atol=0, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_computing_again_gives_the_same_loss_and_gradients(position: str) -> None:
+    found = []
+    for on in (False, True):
+        model = kosmos(replace(CONFIG, dropout=0.2, attention_dropout=0.2, position=position)).train()
+        model.decoder.recompute = on
+        torch.manual_seed(1)
+        loss = model(tokens(1, 80), torch.ones(1, 80, dtype=torch.bool), images(1), torch.tensor([[0, 2]]))
+        loss.backward()
+        found.append((loss.detach(), [parameter.grad for parameter in model.parameters()]))
+    torch.testing.assert_close(found[1], found[0], atol=0, rtol=0)
 
 
 @torch.no_grad()
@@ -255,8 +390,9 @@ def test_initial_weights_of_the_connector_are_those_of_fairseq() -> None:
 
 
 @torch.no_grad()
-def test_a_cache_continues_behind_an_image() -> None:
-    model = kosmos().eval()
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_cache_continues_behind_an_image(position: str) -> None:
+    model = kosmos(replace(CONFIG, position=position)).eval()
     tokens_BT, slots_N2 = tokens(1, 90), torch.tensor([[0, 2]])
     whole = model.logits(tokens_BT, images(1), slots_N2)
     cache = model.cache(90)

@@ -111,3 +111,67 @@ def test_initial_weights_have_the_deviations_of_clip() -> None:
 def test_images_of_another_size_or_type_are_refused(wrong: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"not torch\.uint8 of \(3, 28, 28\)"):
         tower()(wrong)
+
+
+def test_frozen_it_trains_its_last_block_and_norm_alone() -> None:
+    made = tower()
+    assert made.frozen_parameters() == []
+    made.freeze()
+    names = {name for name, parameter in made.named_parameters() if parameter.requires_grad}
+    assert names == {name for name in made.state_dict() if name.startswith(("resblocks.2.", "ln_post."))}
+    held = {
+        name for name, parameter in made.named_parameters() if any(parameter is one for one in made.frozen_parameters())
+    }
+    assert held == set(made.state_dict()) - names
+    made(pixels(2)).square().sum().backward()
+    made(pixels(2))[..., 0].sum().backward()
+    for name, parameter in made.named_parameters():
+        assert (parameter.grad is not None) == (name in names), name
+
+
+def test_frozen_it_gives_the_same_tokens_and_gradients() -> None:
+    free, frozen = tower(), tower()
+    frozen.freeze()
+    weight_NPC = torch.randn(2, 17, 24)
+    for made in (free, frozen):
+        (made(pixels(2)) * weight_NPC).sum().backward()
+    assert torch.equal(free(pixels(2)), frozen(pixels(2)))
+    for name, parameter in frozen.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad, free.get_parameter(name).grad, atol=0, rtol=0)
+
+
+def test_what_is_frozen_keeps_nothing_for_a_backward_pass() -> None:
+    made = tower()
+    made.freeze()
+    seen: list[bool] = []
+    made.resblocks[1].register_forward_hook(lambda _module, _args, out: seen.append(out.requires_grad))
+    assert made(pixels(1)).requires_grad
+    assert seen == [False]
+
+
+def test_what_is_frozen_is_never_in_training_mode() -> None:
+    made = tower()
+    made.train()
+    made.freeze()
+    for _ in range(2):
+        training = {name for name, module in made.named_children() if module.training}
+        assert training == {"resblocks", "ln_post"}
+        assert [block.training for block in made.resblocks] == [False, False, True]
+        assert not any(module.training for module in made.resblocks[0].modules())
+        made.train()
+    made.eval()
+    assert not any(module.training for module in made.modules())
+
+
+@torch.no_grad()
+def test_tokens_of_a_bf16_tower_are_divided_by_their_length_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+    normalize = F.normalize
+    monkeypatch.setattr("trainer.tower.F.normalize", lambda x, dim: (seen.append(x.dtype), normalize(x, dim=dim))[1])
+    made = tower()
+    exact = made(pixels(2))
+    x_NPC = made.to(torch.bfloat16)(pixels(2))
+    assert x_NPC.dtype == torch.bfloat16
+    assert seen == [torch.float32] * 2
+    assert float((x_NPC - exact).square().mean().sqrt()) < 0.02 * float(exact.square().mean().sqrt())
