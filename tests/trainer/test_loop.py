@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -13,7 +14,8 @@ from engine.errors import BudgetExceeded
 from engine.vocab import BOS, IMAGE_SLOTS, PAD
 from trainer import loop
 from trainer.batch import MicroBatch, Update
-from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, TowerConfig, kosmos1
+from trainer.config import Config, DataConfig, HeldoutConfig, ModelConfig, OptimConfig, TowerConfig, kosmos1
+from trainer.flops import flops
 from trainer.model import Kosmos
 
 VOCAB = 40
@@ -150,6 +152,45 @@ def test_every_parameter_decays_and_takes_part() -> None:
     run(STILL, model, optimizer, iter([Update(number=1, micro_batches=(micro_batch("text", 1),))]), 0, 1)
     assert {int(state["step"]) for state in optimizer.state.values()} == {1}
     assert len(optimizer.state) == len(list(model.parameters()))
+
+
+def test_only_matrices_decay_where_the_config_says_so() -> None:
+    config = replace(STILL, optim=replace(STILL.optim, decay="matrices"))
+    model = model_of(config)
+    optimizer = loop.adamw(model, config.optim)
+    decayed, others = optimizer.param_groups
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
+    assert {parameter.ndim >= 2 for parameter in decayed["params"]} == {True}
+    assert {parameter.ndim for parameter in others["params"]} == {1}
+    assert len(decayed["params"]) + len(others["params"]) == len(list(model.parameters()))
+    run(config, model, optimizer, updates(1, 1), 0, 1)
+    assert {group["lr"] for group in optimizer.param_groups} == {config.optim.lr_at(1)}
+
+
+def test_what_is_held_out_is_looked_at_now_and_then_and_at_the_end() -> None:
+    config = replace(STILL, heldout=HeldoutConfig(every=2))
+    model = model_of(config)
+    kept = Kept()
+
+    def evaluate(number: int) -> dict[str, float]:
+        time.sleep(0.01)
+        return {"text": float(number)}
+
+    loop.train(
+        config,
+        model,
+        loop.adamw(model, config.optim),
+        texts(1, 5),
+        0,
+        5,
+        kept.checkpoint,
+        kept.metrics.append,
+        lambda: False,
+        evaluate=evaluate,
+    )
+    assert [metrics.heldout for metrics in kept.metrics] == [{}, {"text": 2.0}, {}, {"text": 4.0}, {"text": 5.0}]
+    assert [metrics.heldout_s >= 0.01 for metrics in kept.metrics] == [False, True, False, True, True]
+    assert kept.metrics[1].plain()["heldout"] == {"text": 2.0}
 
 
 def test_the_loss_falls_on_a_batch_that_comes_again() -> None:
@@ -310,7 +351,8 @@ def test_updates_in_a_row_in_which_nothing_counts_stop_the_run() -> None:
         run(STILL, model, loop.adamw(model, STILL.optim), empty, 0, 90)
 
 
-def test_metrics_count_what_was_in_the_batch() -> None:
+def test_metrics_count_what_was_in_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "peak", lambda _: 1e12)
     model = model_of(STILL)
     batch = replace(update(1), micro_batches=(micro_batch("text", 1), replace(micro_batch("caption", 2), bad_images=1)))
     _, kept = run(STILL, model, loop.adamw(model, STILL.optim), iter([batch]), 0, 1)
@@ -318,6 +360,12 @@ def test_metrics_count_what_was_in_the_batch() -> None:
     assert metrics.counted == batch.counted
     assert metrics.positions == sum(int((b.tokens_BT != PAD).sum()) for b in batch.micro_batches)
     assert (metrics.images, metrics.bad_images, metrics.skipped) == (3, 1, "")
+    assert metrics.padding == 1 - metrics.positions / sum(b.tokens_BT.numel() for b in batch.micro_batches)
+    assert metrics.images_per_s * metrics.seconds == pytest.approx(3)
+    lengths = [int((row != PAD).sum()) for b in batch.micro_batches for row in b.tokens_BT]
+    needed = flops(STILL.model, False, lengths, batch.counted, 3)
+    assert metrics.mfu == pytest.approx(needed / 1e12 / metrics.seconds)
+    assert 0.01 < metrics.memory_gib < 64
     share = {b.stream: b.counted / batch.counted for b in batch.micro_batches}
     assert list(metrics.losses) == ["text", "caption"]
     assert sum(metrics.losses[stream] * share[stream] for stream in share) == pytest.approx(metrics.loss, rel=1e-6)
