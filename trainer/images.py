@@ -26,10 +26,13 @@ cv2.setNumThreads(1)
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def decode(body: bytes | npt.NDArray[np.uint8], size: int = 224, foreign: bool = False) -> torch.Tensor | None:
+def decode(
+    body: bytes | npt.NDArray[np.uint8], size: int = 224, foreign: bool = False, square: bool = False
+) -> torch.Tensor | None:
     """Decode an image to uint8 RGB [3, size, size]; None if it cannot be decoded or passes the limit of pixels.
 
     foreign: turn it as its EXIF says and put transparency on white, which has been done to images of training shards.
+    square: the whole picture, its sides drawn to one length, as KOSMOS-2's evaluation has it: nothing is cropped.
     The sizes in between are those of torchvision's Resize and CenterCrop (longer side rounded down, margin rounded to
     even), which trained CLIP.
     """
@@ -44,7 +47,7 @@ def decode(body: bytes | npt.NDArray[np.uint8], size: int = 224, foreign: bool =
             return None
         if foreign:
             picture = _on_white(data, picture)
-        return _crop(_resize(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), size), size)
+        return _crop(_resize(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), size, square), size)
     except Exception:  # whatever the bytes do to the decoder, it is the image's fault and not the run's
         return None
 
@@ -59,11 +62,11 @@ def _on_white(data: npt.NDArray[np.uint8], picture: npt.NDArray[Any]) -> npt.NDA
     return seen
 
 
-def _resize(picture: npt.NDArray[np.generic], size: int) -> torch.Tensor:
-    """[height, width, 3] to [3, height', width'] with the shorter side `size`."""
+def _resize(picture: npt.NDArray[np.generic], size: int, square: bool = False) -> torch.Tensor:
+    """[height, width, 3] to [3, height', width'] with the shorter side `size`, or both."""
     rows, columns = picture.shape[:2]
     short = min(rows, columns)
-    target = (size * rows // short, size * columns // short)
+    target = (size, size) if square else (size * rows // short, size * columns // short)
     pixels_CHW = torch.from_numpy(picture).permute(2, 0, 1)
     if target == (rows, columns):
         return pixels_CHW

@@ -1,8 +1,8 @@
 """Rows of training shards by number: the manifests of a run, opened once, and any row of them at once.
 
-A row costs its record batch of 64, of which the last few stay open: local shards are mapped into memory and nothing of
-them is copied; those of an object store are downloaded whole into a folder bounded in bytes. The sha256 of a shard is
-checked when it is opened and every batch when it is first read, so no damaged byte is ever trained on.
+A row costs its record batch of 64, of which the last few stay open: those of a local shard are views of the mapped file
+and nothing of them is copied. What stands in a batch is looked at when it is first read, and its bytes are checked by
+trainer.cache, so no row is ever trained on that is damaged or does not fit the model.
 """
 
 from __future__ import annotations
@@ -10,28 +10,26 @@ from __future__ import annotations
 import bisect
 import hashlib
 import itertools
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.ipc as ipc
 
-from engine.arrow import File, read_batch
+from engine.arrow import read_batch
 from engine.errors import ConfigError, Missing, StoreError
 from engine.ledger import Commit, Ledger
 from engine.schema import TRAINING, VOCABULARY
 from engine.vocab import HELDOUT, IMAGE_SLOTS, STREAMS, Vocab
+from trainer.cache import CACHE_BYTES, Shard, Shards, damaged, other_columns, stored
 from trainer.order import Source
 
-CACHE_BYTES = 64 << 30  # of downloaded shards; what a run reads again and again should fit, or it is downloaded again
-OPEN_BATCHES = 16  # a run of 64 rows in the order "blocks" lies in two, and several sources take turns
+# Batches that stay open. A run of 64 rows in the order "blocks" lies in two, and several sources take turns; in the
+# order "rows" each row has another. One of a mapped shard is 12 kB of places, one that came by range all of its bytes.
+NEAR_BATCHES, FAR_BATCHES = 1024, 16
 
 Ids = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int64]
@@ -50,52 +48,41 @@ class Row:
     loss: Ids
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Shard:
-    """A file of a manifest; `first` is the number of its first row in its source."""
-
-    commit: Commit
-    output: str
-    index: int
-    first: int
-
-    @property
-    def file(self) -> File:
-        return self.commit.outputs[self.output][self.index]
-
-
 @dataclass(kw_only=True, slots=True)
 class _Table:
     """The shards of a source, by first row."""
 
-    shards: list[_Shard] = field(default_factory=list)
+    shards: list[Shard] = field(default_factory=list)
     firsts: list[int] = field(default_factory=list)
     rows: int = 0
 
     def add(self, commit: Commit, output: str) -> None:
         for index, file in enumerate(commit.outputs[output]):
             if file.rows:
-                self.shards.append(_Shard(commit=commit, output=output, index=index, first=self.rows))
+                self.shards.append(Shard(commit=commit, output=output, index=index, first=self.rows))
                 self.firsts.append(self.rows)
                 self.rows += file.rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Open:
-    """A shard whose bytes are there and right. ends: row number in the file past each batch. checked: of each batch."""
+class _Place:
+    """Rows first .. last - 1 of a source: record batch `number` of a shard. key: (path, number)."""
 
-    whole: pa.Buffer
-    ends: Offsets
-    checked: bytearray
-    cached: Path | None
+    source: str
+    shard: Shard
+    number: int
+    first: int
+    last: int
+    key: tuple[str, int]
+
+
+Run = tuple[_Place, list[int]]  # a batch, and which of its rows are wanted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Block:
-    """Rows first .. last - 1 of a source as arrays: their values one after another and where each row's begin."""
+    """The rows of a record batch as arrays: their values one after another and where each row's begin."""
 
-    first: int
-    last: int
     tokens: Ids
     token_offsets: list[int]
     starts: Ids
@@ -116,9 +103,14 @@ class _Block:
         )
 
 
-def sources(store_url: str, digests: Sequence[str], cache_bytes: int = CACHE_BYTES) -> Sources:
-    """Open the manifests of a run; ConfigError if they are not of training shards of one vocabulary."""
-    return Sources(store_url, digests, cache_bytes)
+def sources(
+    store_url: str, digests: Sequence[str], cache_bytes: int = CACHE_BYTES, *, heldout: bool = False
+) -> Sources:
+    """Open the manifests of a run; ConfigError if they are not of training shards of one vocabulary.
+
+    heldout: of what is held out, and of nothing else; without it, of none of that.
+    """
+    return Sources(store_url, digests, cache_bytes, heldout=heldout)
 
 
 class Sources:
@@ -128,40 +120,44 @@ class Sources:
     of the tokenizer that all were packed with: ids, the SentencePiece model's bytes and their hex sha256.
     """
 
-    def __init__(self, store_url: str, digests: Sequence[str], cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, store_url: str, digests: Sequence[str], cache_bytes: int = CACHE_BYTES, *, heldout: bool = False
+    ) -> None:
         self.digests = tuple(digests)
         self._ledger = Ledger(store_url)
-        self._cache_bytes = cache_bytes
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._opened: OrderedDict[str, _Open] = OrderedDict()
+        self._shards = Shards(self._ledger, cache_bytes, self._drop)
+        # what came by range or from the folder is copied out: a row must not hold a batch, or the room of a shard
+        self._copies = self._ledger.store.folder is None
+        self._open_batches = FAR_BATCHES if self._copies else NEAR_BATCHES
         self._blocks: OrderedDict[tuple[str, int], _Block] = OrderedDict()
-        self._latest: dict[str, _Block] = {}  # of each source: rows come in runs
+        self._right: set[tuple[str, int]] = set()  # batches whose rows were looked at
+        self._ends: dict[str, list[int]] = {}  # of each shard: row number past each of its batches
         self._lock = threading.Lock()
-        manifests = _manifests(self._ledger, self.digests)
+        manifests = _manifests(self._ledger, self.digests, heldout)
         self.vocab, self.model, self.sha256 = _vocabulary(self._ledger, manifests)
         self._tables = _tables(manifests)
+        # shards without sums come whole: one at a time, or those of one call would not fit into the folder
+        sums = all(shard.file.sums for table in self._tables.values() for shard in table.shards)
+        self._at_once = 1 if self._copies and not sums else self._open_batches
         self.listing = tuple(Source(name=name, rows=self._tables[name].rows) for name in sorted(self._tables))
 
     def read(self, source: str, row: int) -> Row:
         """Row number `row` of a source; StoreError if its shard is gone or damaged."""
-        block = self._latest.get(source)
-        if block is None or not block.first <= row < block.last:
-            table = self._tables[source]
-            if not 0 <= row < table.rows:
-                raise IndexError(f"{source} has rows 0-{table.rows - 1}, not {row}")
-            with self._lock:
-                block = self._latest[source] = self._block_at(source, table, row)
-        return block.row(row - block.first)
+        return self.rows([(source, row)])[0]
+
+    def rows(self, picks: Sequence[tuple[str, int]]) -> list[Row]:
+        """The rows by (source, number), in order; the record batches that they lie in are read concurrently."""
+        found: list[Row] = []
+        with self._lock:
+            for chunk in _chunks(self._runs(picks), self._at_once):
+                found += self._read(chunk)
+        return found
 
     def close(self) -> None:
-        """Let go of all shards and remove those that were downloaded."""
+        """Let go of all shards and remove those that were fetched."""
         with self._lock:
-            self._latest.clear()
             self._blocks.clear()
-            self._opened.clear()
-            if self._folder is not None:
-                self._folder.cleanup()
-                self._folder = None
+            self._shards.close()
 
     def __enter__(self) -> Sources:
         return self
@@ -169,75 +165,99 @@ class Sources:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _block_at(self, source: str, table: _Table, row: int) -> _Block:
-        shard = table.shards[bisect.bisect_right(table.firsts, row) - 1]
-        opened = self._open(shard)
-        number = int(np.searchsorted(opened.ends, row - shard.first, side="right"))
-        first = shard.first + (int(opened.ends[number - 1]) if number else 0)
-        key = (source, first)
-        if key not in self._blocks:
-            self._blocks[key] = self._read(shard, opened, number, first)
-            if len(self._blocks) > OPEN_BATCHES:
-                self._blocks.popitem(last=False)
-        self._blocks.move_to_end(key)
-        return self._blocks[key]
+    def _runs(self, picks: Sequence[tuple[str, int]]) -> list[Run]:
+        """The picks in order, those in a row that lie in one batch together."""
+        runs: list[Run] = []
+        place: _Place | None = None
+        for source, row in picks:
+            if place is None or not (place.first <= row < place.last and place.source == source):
+                place = self._place(source, row)
+                runs.append((place, []))
+            runs[-1][1].append(row - place.first)
+        return runs
 
-    def _read(self, shard: _Shard, opened: _Open, number: int, first: int) -> _Block:
-        placed = shard.file.batches[number]
-        batch = read_batch(TRAINING, opened.whole.slice(placed.offset, placed.length), shard.file.path)
-        block = _block(batch, first)
-        if not opened.checked[number]:
-            wrong = _wrong(batch, block, self.vocab.size)
-            if wrong:
-                raise StoreError(
-                    f"{shard.file.path}, rows {first - shard.first} and on: {wrong}; pack again with this version and "
-                    "train on what `kosmos freeze pack` prints"
-                )
-            opened.checked[number] = 1
+    def _place(self, source: str, row: int) -> _Place:
+        table = self._tables[source]
+        if not 0 <= row < table.rows:
+            raise IndexError(f"{source} has rows 0-{table.rows - 1}, not {row}")
+        shard = table.shards[bisect.bisect_right(table.firsts, row) - 1]
+        path = shard.file.path
+        ends = self._ends.get(path)
+        if ends is None:
+            ends = self._ends[path] = list(itertools.accumulate(batch.rows for batch in shard.file.batches))
+        number = bisect.bisect_right(ends, row - shard.first)
+        first = shard.first + (ends[number - 1] if number else 0)
+        last = shard.first + ends[number]
+        return _Place(source=source, shard=shard, number=number, first=first, last=last, key=(path, number))
+
+    def _read(self, chunk: Sequence[Run]) -> list[Row]:
+        blocks = self._open([place for place, _ in chunk])
+        rows = [blocks[place.key].row(at) for place, mine in chunk for at in mine]
+        return [_copy(row) for row in rows] if self._copies else rows
+
+    def _open(self, places: Sequence[_Place]) -> dict[tuple[str, int], _Block]:
+        """The blocks of some places; those of the last few stay."""
+        wanted = {place.key: place for place in places}
+        found = {key: self._blocks[key] for key in wanted if key in self._blocks}
+        missing = [place for key, place in wanted.items() if key not in found]
+        # also where none is missing: it tells what the background found
+        buffers = self._shards.batches([(place.shard, place.number) for place in missing])
+        for place, buffer in zip(missing, buffers, strict=True):
+            found[place.key] = self._block(place, buffer)
+        for key in wanted:
+            self._blocks[key] = found[key]
+            self._blocks.move_to_end(key)
+        while len(self._blocks) > self._open_batches:
+            self._blocks.popitem(last=False)
+        return found
+
+    def _block(self, place: _Place, buffer: pa.Buffer) -> _Block:
+        path = place.shard.file.path
+        try:
+            batch = read_batch(TRAINING, buffer, path)
+            if place.key in self._right:
+                return _block(batch)
+            batch.validate(full=True)
+        except (StoreError, pa.ArrowInvalid):
+            # its bytes are those that were written; of a file that is read by range the schema was never seen
+            raise other_columns(path) from None
+        block = _block(batch)
+        wrong = _wrong(batch, block, self.vocab.size)
+        if wrong:
+            raise StoreError(
+                f"{path}, rows {place.first - place.shard.first} and on: {wrong}; pack again with this version and "
+                "train on what `kosmos freeze pack` prints"
+            )
+        self._right.add(place.key)
         return block
 
-    # shards -------------------------------------------------------------------------------------------------------
-    def _open(self, shard: _Shard) -> _Open:
-        file = shard.file
-        opened = self._opened.get(file.path)
-        if opened is None:
-            local = _local(self._ledger, shard)
-            path = self._download(shard) if local is None else local
-            opened = _checked(path, file, self._ledger.store.url, cached=local is None)
-            self._opened[file.path] = opened
-        if opened.cached is not None:
-            self._opened.move_to_end(file.path)
-        return opened
+    def _drop(self, path: str) -> None:
+        """Let go of a shard that left the folder."""
+        for key in [key for key in self._blocks if key[0] == path]:
+            del self._blocks[key]
 
-    def _download(self, shard: _Shard) -> Path:
-        file = shard.file
-        if self._folder is None:
-            self._folder = _folder()
-        kept = sum(o.whole.size for o in self._opened.values() if o.cached is not None)
-        while kept and kept + file.bytes > self._cache_bytes:
-            oldest = next(path for path, opened in self._opened.items() if opened.cached is not None)
-            gone = self._opened.pop(oldest)
-            kept -= gone.whole.size
-            if gone.cached is not None:
-                gone.cached.unlink(missing_ok=True)
-        target = Path(self._folder.name) / file.sha256
-        store = self._ledger.store
-        try:
-            try:
-                store.download(file.path, target)
-            except Missing:
-                store.download(self._ledger.replaced(shard.commit, shard.output)[shard.index].path, target)
-        except OSError as error:
-            target.unlink(missing_ok=True)
-            raise StoreError(
-                f"{file.path} cannot be kept in {self._folder.name}: {error.strerror or error}; free "
-                f"{file.bytes >> 20} MiB there, or set TMPDIR to a larger disk"
-            ) from None
-        return target
+
+def _chunks(runs: Sequence[Run], most: int) -> Iterator[list[Run]]:
+    """The runs in order, cut so that each cut lies in `most` batches at most."""
+    chunk: list[Run] = []
+    keys: set[tuple[str, int]] = set()
+    for run in runs:
+        if run[0].key not in keys and len(keys) == most:
+            yield chunk
+            chunk, keys = [], set()
+        keys.add(run[0].key)
+        chunk.append(run)
+    if chunk:
+        yield chunk
+
+
+def _copy(row: Row) -> Row:
+    images = tuple([image.copy() for image in row.images])
+    return Row(tokens=row.tokens.copy(), image_starts=row.image_starts.copy(), images=images, loss=row.loss.copy())
 
 
 # opening ------------------------------------------------------------------------------------------------------------
-def _manifests(ledger: Ledger, digests: Sequence[str]) -> list[tuple[str, list[Commit]]]:
+def _manifests(ledger: Ledger, digests: Sequence[str], heldout: bool) -> list[tuple[str, list[Commit]]]:
     if not digests:
         raise ConfigError("there is no manifest to train on; `kosmos freeze pack` prints one")
     if not ledger.check(create=False):
@@ -253,8 +273,13 @@ def _manifests(ledger: Ledger, digests: Sequence[str]) -> list[tuple[str, list[C
             raise ConfigError(
                 f"manifest {mark} holds no training rows{stage}; `kosmos freeze pack` prints one that does"
             )
-        if any(commit.stage.rpartition("-")[0] == HELDOUT for commit in commits):
+        apart = [commit.stage.rpartition("-")[0] == HELDOUT for commit in commits]
+        if any(apart) and not heldout:
             raise ConfigError(f"manifest {mark} is of what is held out; train on what `kosmos freeze pack` prints")
+        if heldout and not all(apart):
+            raise ConfigError(
+                f"manifest {mark} holds rows to train on; what is held out is what `kosmos freeze {HELDOUT}` prints"
+            )
         found.append((mark, commits))
     return found
 
@@ -303,80 +328,28 @@ def _models(ledger: Ledger, commit: Commit) -> Iterator[tuple[int, bytes]]:
         except Missing:
             body = ledger.store.get(ledger.replaced(commit, "vocabulary")[index].path, file.bytes)
         if hashlib.sha256(body).hexdigest() != file.sha256:
-            raise _damaged(file, ledger.store.url)
-        for row in _file(pa.py_buffer(body), file, VOCABULARY).read_all().to_pylist():
+            raise damaged(file, ledger.store.url)
+        for row in stored(pa.py_buffer(body), file, VOCABULARY).read_all().to_pylist():
             if hashlib.sha256(row["model"]).digest() != row["sha256"]:
                 raise StoreError(f"{file.path} has a model whose sha256 is another; pack again with this version")
             yield row["pieces"], row["model"]
 
 
-def _local(ledger: Ledger, shard: _Shard) -> Path | None:
-    """Where a shard lies on this machine's disk; None for other kinds of stores."""
-    folder = ledger.store.folder
-    if folder is None:
-        return None
-    path = folder / shard.file.path
-    return path if path.exists() else folder / ledger.replaced(shard.commit, shard.output)[shard.index].path
-
-
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    try:
-        return tempfile.TemporaryDirectory(prefix="kosmos-shards-")
-    except OSError as error:
-        raise StoreError(
-            f"there is no folder to keep shards in: {error.strerror or error}; set TMPDIR to a folder with room"
-        ) from None
-
-
-def _checked(path: Path, file: File, url: str, *, cached: bool) -> _Open:
-    """The shard mapped into memory, once its sum and its schema are right."""
-    try:
-        with open(path, "rb") as body:
-            right = hashlib.file_digest(body, "sha256").hexdigest() == file.sha256
-        if not right:
-            raise _damaged(file, url)
-        with pa.memory_map(str(path)) as mapped:  # the buffer outlives the file object, which would hold a descriptor
-            whole = mapped.read_buffer()
-    except OSError as error:
-        raise StoreError(f"{file.path} cannot be read ({error.strerror or error}); run `kosmos verify`") from None
-    _file(whole, file, TRAINING)
-    ends = np.cumsum([batch.rows for batch in file.batches], dtype=np.int64)
-    return _Open(whole=whole, ends=ends, checked=bytearray(len(ends)), cached=path if cached else None)
-
-
-def _damaged(file: File, url: str) -> StoreError:
-    return StoreError(
-        f"{file.path} in {url} is not what was written (its sha256 is another); run `kosmos verify`, which says how "
-        "it is made again"
-    )
-
-
-def _file(whole: pa.Buffer, file: File, expected: pa.Schema) -> Any:
-    """A reader of an Arrow file; StoreError if it is not one of this schema."""
-    try:
-        reader = ipc.open_file(pa.BufferReader(whole))
-    except pa.ArrowInvalid as error:
-        raise StoreError(f"{file.path} is no Arrow file ({error}); run `kosmos verify`") from None
-    if not reader.schema.equals(expected, check_metadata=False):
-        raise StoreError(f"{file.path} has other columns than this version reads; pack again with this version")
-    return reader
-
-
 # a batch ------------------------------------------------------------------------------------------------------------
-def _block(batch: pa.RecordBatch, first: int) -> _Block:
+def _block(batch: pa.RecordBatch) -> _Block:
     tokens, starts, images, loss = (batch.column(name) for name in ("tokens", "image_starts", "images", "loss"))
-    bodies = images.values
+    bodies, pairs = images.values, loss.values
     _, offsets, data = bodies.buffers()
+    spans = np.empty((len(pairs), 2), np.int32)
+    spans[:, 0], spans[:, 1] = pairs.field(0).to_numpy(), pairs.field(1).to_numpy()
     return _Block(
-        first=first,
-        last=first + batch.num_rows,
         tokens=tokens.values.to_numpy(),
         token_offsets=tokens.offsets.to_numpy().tolist(),
         starts=starts.values.to_numpy(),
         start_offsets=starts.offsets.to_numpy().tolist(),
         images=np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8),
         image_offsets=np.frombuffer(offsets, np.int64, len(bodies) + 1).tolist() if len(bodies) else [0],
-        spans=np.stack([loss.values.field(name).to_numpy() for name in (0, 1)], axis=1),
+        spans=spans,
         span_offsets=loss.offsets.to_numpy().tolist(),
     )
 

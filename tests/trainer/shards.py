@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -88,9 +88,9 @@ def table(samples: Sequence[Sample]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema.TRAINING)
 
 
-def write(ledger: Ledger, path: str, rows: pa.Table) -> File:
+def write(ledger: Ledger, path: str, rows: pa.Table, sums: bool = True) -> File:
     """Put a table as a file of the store, in batches of 64 rows."""
-    output = Output(name="rows", schema=rows.schema, batch_rows=BATCH_ROWS, compression=None)
+    output = Output(name="rows", schema=rows.schema, batch_rows=BATCH_ROWS, compression=None, sums=sums)
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "file.arrow"
         writer = FileWriter(local, output)
@@ -98,7 +98,7 @@ def write(ledger: Ledger, path: str, rows: pa.Table) -> File:
             writer.write(rows.slice(start, BATCH_ROWS))
         file = writer.finish()
         ledger.store.put_file(path, local)
-    return File(path, file.rows, file.bytes, file.sha256, file.batches)
+    return replace(file, path=path)
 
 
 def pack(
@@ -107,8 +107,12 @@ def pack(
     key: str = "pack-0",
     model: bytes = MODEL,
     pieces: int = VOCAB.pieces,
+    sums: bool = True,
 ) -> str:
-    """A manifest of units, each of files of samples by stream (an empty one if none); the first has the tokenizer."""
+    """A manifest of units, each of files of samples by stream (an empty one if none); the first has the tokenizer.
+
+    sums: of the record batches, which packs of earlier versions lack.
+    """
     ledger = Ledger(url)
     ledger.check(create=True)
     ids = []
@@ -121,7 +125,7 @@ def pack(
             files = []
             for index, rows in enumerate(streams.get(stream) or [[]]):
                 rows = rows if isinstance(rows, pa.Table) else table(rows)
-                files.append(write(ledger, f"{key}/data/{unit}.a.{stream}.{index}.arrow", rows))
+                files.append(write(ledger, f"{key}/data/{unit}.a.{stream}.{index}.arrow", rows, sums))
             outputs[stream] = tuple(files)
         vocabulary = [{"sha256": hashlib.sha256(model).digest(), "pieces": pieces, "model": model}][: number == 0]
         rows = pa.Table.from_pylist(vocabulary, schema=schema.VOCABULARY)

@@ -297,6 +297,19 @@ def test_updates_come_in_order_and_only_a_few_ahead(opened: Sources) -> None:
     assert not loading()
 
 
+@pytest.mark.parametrize(("most", "ahead"), [(0, 1), (1, 1), (2, 2), (3, AHEAD)])
+def test_updates_that_are_large_are_fewer_ahead(
+    opened: Sources, most: int, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with watched(opened) as loader:
+        num_bytes = sum(batch.pixels_NCHW.nbytes for batch in loader.update(1).micro_batches)
+        monkeypatch.setattr("trainer.loader.AHEAD_BYTES", most * num_bytes)
+        loader.__dict__["asked"].clear()
+        for update in prefetch(loader, 1, 10):
+            assert max(loader.__dict__["asked"]) <= update.number + ahead
+        assert loader.__dict__["asked"] == list(range(1, 11))
+
+
 @pytest.mark.parametrize(("first", "last"), [(1, 1), (4, 5), (2, 1), (9, 3)])
 def test_short_ranges_end(opened: Sources, first: int, last: int) -> None:
     with watched(opened) as loader:

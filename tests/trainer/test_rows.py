@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -104,66 +103,7 @@ def test_mapped_shards_hold_no_descriptor(tmp_path: Path) -> None:
         assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
-# object stores ------------------------------------------------------------------------------------------------------
-def test_shards_of_an_object_store_pass_through_a_bounded_folder(store_url: Callable[[], str]) -> None:
-    url = store_url()
-    parts = [rows_of(70, seed) for seed in range(6)]
-    mark = pack(url, [{"text": parts}])
-    largest = max(file.bytes for commit in Ledger(url).manifest(mark) for file in commit.outputs["text"])
-    wanted = [sample for part in parts for sample in part]
-    numbers = list(range(len(wanted)))
-    random.Random(1).shuffle(numbers)
-    with sources(url, [mark], cache_bytes=2 * largest) as opened:
-        kept = set()
-        for number in numbers[:200]:
-            assert same(opened.read("pack-0/text", number), wanted[number])
-            assert opened._folder is not None
-            folder = Path(opened._folder.name)
-            kept.add(sum(path.stat().st_size for path in folder.iterdir()))
-        assert max(kept) <= 2 * largest
-        assert len(list(folder.iterdir())) == 2
-    assert not folder.exists()
-
-
-def test_a_shard_larger_than_the_folder_may_hold_is_read_alone(store_url: Callable[[], str]) -> None:
-    url = store_url()
-    mark = pack(url, [{"text": [rows_of(10), rows_of(10, 1)]}])
-    with sources(url, [mark], cache_bytes=1) as opened:
-        assert same(opened.read("pack-0/text", 3), rows_of(10)[3])
-        assert same(opened.read("pack-0/text", 12), rows_of(10, 1)[2])
-        assert opened._folder is not None and len(list(Path(opened._folder.name).iterdir())) == 1
-
-
-@pytest.fixture
-def store_url(tmp_path: Path) -> Callable[[], str]:
-    return lambda: f"memory:///{tmp_path.name}"
-
-
 # damage -------------------------------------------------------------------------------------------------------------
-def test_a_flipped_byte_is_refused_by_name(tmp_path: Path) -> None:
-    mark = pack(str(tmp_path), [{"text": [rows_of(100), rows_of(100, 1)]}])
-    _, second = files(tmp_path)
-    body = bytearray(second.read_bytes())
-    body[len(body) // 2] ^= 1
-    second.write_bytes(body)
-    with sources(str(tmp_path), [mark]) as opened:
-        assert opened.read("pack-0/text", 99).tokens.size
-        with pytest.raises(StoreError, match=rf"{second.name} .*kosmos verify"):
-            opened.read("pack-0/text", 100)
-
-
-def test_a_flipped_byte_of_a_download_is_refused(store_url: Callable[[], str]) -> None:
-    url = store_url()
-    mark = pack(url, [{"text": [rows_of(10)]}])
-    ledger = Ledger(url)
-    (file,) = next(commit.outputs["text"] for commit in ledger.manifest(mark))
-    body = bytearray(ledger.store.get(file.path))
-    body[-20] ^= 1
-    ledger.store.put(file.path, bytes(body))
-    with sources(url, [mark]) as opened, pytest.raises(StoreError, match="kosmos verify"):
-        opened.read("pack-0/text", 0)
-
-
 @pytest.mark.parametrize("scheme", ["file", "memory"])
 def test_a_shard_that_is_gone_is_named_and_one_made_again_is_found(scheme: str, tmp_path: Path) -> None:
     url = str(tmp_path) if scheme == "file" else f"memory:///gone-{tmp_path.name}"
@@ -235,10 +175,12 @@ def test_the_rows_above_are_right_but_for_one_column(tmp_path: Path) -> None:
         assert len(opened.read("pack-0/interleaved", 1).tokens) == 69
 
 
-def test_other_columns_are_refused(tmp_path: Path) -> None:
-    rows = shards.table(rows_of(3))
-    mark = pack(str(tmp_path), [{"text": [rows.drop_columns(["source"])]}])
-    with sources(str(tmp_path), [mark]) as opened, pytest.raises(StoreError, match="other columns"):
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+@pytest.mark.parametrize("column", ["rank", "tokens", "images", "loss", "source", "docs"])
+def test_other_columns_are_refused(scheme: str, column: str, tmp_path: Path) -> None:
+    url = str(tmp_path) if scheme == "file" else f"memory:///columns-{tmp_path.name}"
+    mark = pack(url, [{"text": [shards.table(rows_of(3)).drop_columns([column])]}])
+    with sources(url, [mark]) as opened, pytest.raises(StoreError, match="other columns"):
         opened.read("pack-0/text", 0)
 
 
@@ -292,6 +234,31 @@ def test_a_damaged_vocabulary_is_refused(tmp_path: Path) -> None:
         sources(str(tmp_path), [mark])
 
 
+def test_many_rows_at_once_are_the_same_rows(tmp_path: Path) -> None:
+    parts = [rows_of(num, seed) for seed, num in enumerate((100, 64, 1, 63, 700, 7))]
+    wanted = [sample for part in parts for sample in part]
+    numbers = random.Random(2).choices(range(len(wanted)), k=300)
+    for url in (str(tmp_path), f"memory:///many-{tmp_path.name}"):
+        mark = pack(url, [{"text": parts, "caption": [[caption(jpeg(), 5)]]}])
+        with sources(url, [mark]) as opened:
+            found = opened.rows([("pack-0/text", number) for number in numbers])
+            assert all(same(row, wanted[number]) for row, number in zip(found, numbers, strict=True))
+            mixed = opened.rows([("pack-0/text", 934), ("pack-0/caption", 0), ("pack-0/text", 0)])
+            assert [len(row.images) for row in mixed] == [0, 1, 0]
+            assert opened.rows([]) == []
+            with pytest.raises(IndexError):
+                opened.rows([("pack-0/text", 0), ("pack-0/text", 935)])
+
+
+def test_rows_of_an_object_store_hold_no_batch(tmp_path: Path) -> None:
+    url = f"memory:///apart-{tmp_path.name}"
+    mark = pack(url, [{"caption": [[caption(jpeg(1), 5), caption(jpeg(2), 6)]]}])
+    with sources(url, [mark]) as opened:
+        row = opened.read("pack-0/caption", 1)
+        arrays = [row.tokens, row.image_starts, row.loss, *row.images]
+        assert all(array.flags.owndata for array in arrays)  # type: ignore[attr-defined]
+
+
 def test_arrays_are_views_of_the_shard(tmp_path: Path) -> None:
     mark = pack(str(tmp_path), [{"caption": [[caption(jpeg(1), 5)]]}])
     with sources(str(tmp_path), [mark]) as opened:
@@ -305,8 +272,8 @@ def test_arrays_are_views_of_the_shard(tmp_path: Path) -> None:
 
 def test_what_is_held_out_is_no_data_to_train_on(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
-    rows = [{"caption": [[caption(jpeg(0), 5, 6)]]}]
-    kept, apart = pack(store, rows), pack(store, rows, key="heldout-1")
+    samples = [caption(jpeg(0), 5, 6)]
+    kept, apart = (pack(store, [{"caption": [samples]}], key=key) for key in ("pack-0", "heldout-1"))
     for digests in ([apart], [kept, apart]):
         with pytest.raises(ConfigError, match=f"manifest {apart} is of what is held out"):
             sources(store, digests)
