@@ -2,11 +2,14 @@
 
     <out>/run.json                                      create-only: config, order of the data, vocabulary's sha256
     <out>/tokenizer.model                               the SentencePiece model that made its tokens
+    <out>/start.safetensors                             create-only: the weights that it began with, if not random ones
     <out>/order/<update>.json                           create-only: the order from that update on, when data was added
-    <out>/checkpoints/<update>/model.<attempt>.pt       and optimizer.<attempt>.pt
-    <out>/checkpoints/<update>/complete.json            create-only, last: names the two, their sizes, sha256, metrics
+    <out>/changes/<update>.json                         create-only: the config from then on, where another was accepted
+    <out>/checkpoints/<update>/<rank>.<attempt>.safetensors    what each process wrote, and index.<attempt>.json
+    <out>/checkpoints/<update>/complete.json            create-only, last: names the index, its sha256, the metrics
     <out>/metrics/<first>-<last>.<attempt>-<attempt before>.jsonl     the updates since the checkpoint before
     <out>/failures/<attempt>.txt                        the traceback of a worker that failed
+    <out>/tensorboard/..                                curves, for people: nothing here reads them
 
 A checkpoint without its complete.json is garbage, never a lie: a crash at any point leaves the one before in force.
 Metrics count when a checkpoint leads to them, so two processes in one folder never give an update two lines.
@@ -20,69 +23,57 @@ import hashlib
 import io
 import json
 import re
-import tempfile
-import typing
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch import nn
 
 from engine.errors import ConfigError, Missing, StoreError
 from engine.ledger import code_version
 from engine.store import Store
+from trainer import index as indexes
+from trainer import resharded, sharded, state
+from trainer.changes import Described, check
 from trainer.config import Config, DataConfig
+from trainer.index import Index, Part
 from trainer.plain import built
+from trainer.world import World
 
-FORMAT = 1
-KEEP = 3  # complete checkpoints that stay; a run of KOSMOS-1 writes 20 GB each
+__all__ = ["RUN", "TOKENIZER", "Checkpoint", "Described", "Run", "check", "folder_of"]
+
+FORMAT = 2
 RUN, TOKENIZER, COMPLETE = "run.json", "tokenizer.model", "complete.json"
-CHUNK_BYTES = 16 << 20
-PARTS = ("model", "optimizer")
+# what may lie in a folder before its run is made: a failed worker's traceback, the weights to begin with, what
+# TensorBoard follows from the first update on
+BEFORE = ("failures/", "start.safetensors", "tensorboard/")
 # what others put beside ours, a file browser's say, is no file of the run
 LINES = re.compile(r"metrics/([0-9]{8,})-([0-9]{8,})\.([0-9a-f]{12})(?:-([0-9a-f]{12}))?\.jsonl")
-ORDER = re.compile(r"order/([0-9]{8,})\.json")
+DATED = re.compile(r"(?:order|changes)/([0-9]{8,})\.json")
+INDEX = re.compile(r"index\.([0-9a-f]{12})\.json")
 FOLDER = re.compile(r"[0-9]{8,}")
-# What does not change what an update is, and how far the run goes: a longer schedule goes on from where it is.
-FREE = ("name", "checkpoint_every", "data.micro_batch.", "optim.total_updates")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """One file of a checkpoint: its path below the run, its size, its sha256 in hex."""
-
-    path: str
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """A complete checkpoint: after which update, the mean loss of that update (None if it had none), its files.
+    """A complete checkpoint: after which update, the mean loss of that update (None if it had none), its index.
 
-    metrics: the path of the lines of the updates since the checkpoint before, None if there were none.
+    steps: that the optimizer had made. metrics: the path of the lines of the updates since the checkpoint before, None
+    if there were none.
     """
 
     update: int
     loss: float | None
-    parts: dict[str, Part]
+    steps: int
+    index: Part
     metrics: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Described:
-    """What run.json says: the config with the vocabulary's size filled in, the manifests, the order of the data."""
-
-    config: Config
-    digests: tuple[str, ...]
-    order: dict[str, Any]
-    vocabulary: str
-
-
 class Run:
-    """A run's folder. Nothing is written, and no folder made, before `create` or `save`.
+    """A run's folder. Nothing is written, and no folder made, before `create`, `add_order` or a `Saver`.
 
     elsewhere: what a person is told to type where this folder will not do.
     """
@@ -96,12 +87,14 @@ class Run:
         return f"Run({self.place!r})"
 
     def describe(self) -> Described | None:
-        """What the run is; None where there is nothing yet, ConfigError where there is something else."""
+        """What the run is, with the config that was last accepted; None where there is nothing yet.
+
+        ConfigError where there is something else, StoreError where it cannot be read.
+        """
         if self.store.absent:
             return None
         if not self.store.exists(RUN):
-            # a worker that fails before the run is made leaves its traceback
-            if any(not head.path.startswith("failures/") for head in self.store.list("")):
+            if any(not head.path.startswith(BEFORE) for head in self.store.list("")):
                 raise ConfigError(f"{self.place} holds other things and no training run; {self.elsewhere}")
             return None
         document = self._parsed(RUN)
@@ -110,16 +103,22 @@ class Run:
                 f"{self.place} has format {document.get('format')!r}, this version reads {FORMAT}; {self.elsewhere}, "
                 "or install the version that wrote it"
             )
+        path = RUN
         try:
             described: Described = built(Described, {name: document[name] for name in _names(Described)})
+            changes = self._dated("changes/")
+            if changes:
+                path = changes[max(changes)]
+                described = dataclasses.replace(described, config=built(Config, self._parsed(path)["config"]))
             return described
         except (KeyError, TypeError, ValueError, ConfigError) as error:
-            raise StoreError(f"{RUN} in {self.place} cannot be read ({error!r}); {self.elsewhere}") from None
+            raise StoreError(f"{path} in {self.place} cannot be read ({error!r}); {self.elsewhere}") from None
 
-    def create(self, described: Described, tokenizer: bytes) -> None:
+    def create(self, described: Described, tokenizer: bytes, accept: bool = False) -> None:
         """Make the run, or find it made; ConfigError if it was made with another config, data or vocabulary.
 
-        StoreError if its tokenizer is not the one that it was made with.
+        accept: another config that a run can go on with is none. StoreError if the tokenizer in the run's folder is not
+        the one that it was made with.
         """
         new = self.describe() is None
         if new:
@@ -128,7 +127,7 @@ class Run:
         found = self.describe()
         assert found is not None
         # another process may have made it between our look and our put
-        check(described, found, self.place, found.config.data if new else None)
+        check(described, found, self.place, found.config.data if new else None, accept)
         if not self.store.exists(TOKENIZER):
             self.store.put_new(TOKENIZER, tokenizer)
         self.tokenizer(found)
@@ -150,9 +149,7 @@ class Run:
 
     def orders(self) -> dict[int, dict[str, Any]]:
         """The orders that `add_order` wrote, by the first update of each, ascending."""
-        paths = (head.path for head in self.store.list("order/"))
-        found = {int(name[1]): name[0] for path in paths if (name := ORDER.fullmatch(path))}
-        return {first: self._parsed(found[first]) for first in sorted(found)}
+        return {first: self._parsed(path) for first, path in sorted(self._dated("order/").items())}
 
     def data(self, described: Described) -> DataConfig:
         """What rows are drawn by since data was last added."""
@@ -174,6 +171,15 @@ class Run:
                 f"{self.place} adds other data from update {first} on; give the same --extend as before to resume"
             )
 
+    def add_change(self, first: int, config: Config) -> None:
+        """Record the config from an update on; StoreError if there is another one from there."""
+        path, body = f"changes/{first:08d}.json", _json({"config": dataclasses.asdict(config)})
+        if not self.store.put_new(path, body) and self.store.get(path) != body:
+            raise StoreError(
+                f"{self.place} goes on with another config from update {first} on; give the same words as before to "
+                f"resume, or delete {self.place}/{path} if no update was trained with it"
+            )
+
     def latest(self) -> Checkpoint | None:
         """The newest complete checkpoint; half-written ones do not count."""
         if self.store.absent:
@@ -182,7 +188,7 @@ class Run:
 
     def checkpoint(self, update: int) -> Checkpoint | None:
         """The checkpoint of an update; None if there is no complete one."""
-        path = f"{_folder(update)}/{COMPLETE}"
+        path = f"{folder_of(update)}/{COMPLETE}"
         if not self.store.exists(path):
             return None
         try:
@@ -190,44 +196,61 @@ class Run:
             found: Checkpoint = built(Checkpoint, document)
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(path, repr(error), update) from None
-        if found.update != update or set(found.parts) != set(PARTS):
-            raise self._damaged(path, f"it names {', '.join(sorted(found.parts))} of update {found.update}", update)
+        if found.update != update or not _named(found):
+            raise self._damaged(path, f"it names {found.index.path} of update {found.update}", update)
         return found
 
-    def load(self, checkpoint: Checkpoint, part: str) -> dict[str, Any]:
-        """A state dict on the CPU: part "model" or "optimizer". StoreError if it is not what was written."""
-        recorded = checkpoint.parts[part]
-        head = self.store.head(recorded.path)
-        if head is None or head.size != recorded.bytes:
-            reason = f"it has {head.size} bytes of {recorded.bytes}" if head else "it is gone"
-            raise self._damaged(recorded.path, reason, checkpoint.update)
-        with _scratch("read a checkpoint into") as scratch:
-            local = scratch / f"{part}.pt"
-            self.store.download(recorded.path, local, limit=recorded.bytes)
-            if _sha256(local) != recorded.sha256:
-                raise self._damaged(recorded.path, "its sha256 is not the recorded one", checkpoint.update)
-            state: dict[str, Any] = torch.load(local, map_location="cpu", weights_only=True)
-            return state
+    def restore(self, checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> None:
+        """Load a checkpoint in place, in all processes of a world of any size, however the model lies in them.
 
-    def save(
+        Raises ConfigError for a model with other parameters, StoreError if a file is not what was written; in all
+        processes, if in one.
+        """
+
+        def read() -> None:
+            index = self._index(checkpoint)
+            tensors = state.held(model, optimizer)
+            self._check_names(checkpoint, index, tensors)
+            with self._telling(checkpoint):
+                resharded.read(self.store, folder_of(checkpoint.update), index, tensors)
+
+        sharded.together(dist.group.WORLD if world.size > 1 else None, read)
+        state.set_steps(optimizer, checkpoint.steps)
+
+    def tensors(self, checkpoint: Checkpoint, prefix: str = "model.") -> dict[str, torch.Tensor]:
+        """The tensors whose names begin so, by the rest of their names: whole, on the CPU, without a process group.
+
+        "model." gives the weights that train, "exp_avg." and "exp_avg_sq." their moments, "" all, by their full names.
+        """
+        index = self._index(checkpoint)
+        found = {
+            name: torch.empty(entry.shape, dtype=indexes.DTYPES[entry.dtype])
+            for name, entry in index.tensors.items()
+            if name.startswith(prefix)
+        }
+        with self._telling(checkpoint):
+            resharded.read(self.store, folder_of(checkpoint.update), index, found)
+        return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+
+    def commit(
         self,
         update: int,
         loss: float | None,
-        states: Mapping[str, Mapping[str, Any]],
-        lines: Sequence[Mapping[str, Any]] = (),
-        keep: int = KEEP,
+        steps: int,
+        index: Part,
+        lines: Sequence[Mapping[str, Any]],
+        keep: int,
     ) -> Checkpoint:
-        """Write a checkpoint of both PARTS with the metrics since the one before, then delete all but the last `keep`.
+        """Make what was written count, with the metrics since the one before, and delete all but the last `keep`.
 
-        StoreError where the store or the local disk gives out: the checkpoint before stays the newest.
+        StoreError if another process has written this update.
         """
-        attempt = uuid.uuid4().hex[:12]
-        parts = {part: self._put(f"{_folder(update)}/{part}.{attempt}.pt", states[part]) for part in PARTS}
-        metrics = self._put_lines(update, attempt, lines) if lines else None
-        complete = Checkpoint(update=update, loss=loss, parts=parts, metrics=metrics)
-        path, body_json = f"{_folder(update)}/{COMPLETE}", _json(dataclasses.asdict(complete))
+        named = INDEX.fullmatch(index.path.rsplit("/", 1)[-1])
+        metrics = self._put_lines(update, named[1] if named else uuid.uuid4().hex[:12], lines) if lines else None
+        complete = Checkpoint(update=update, loss=loss, steps=steps, index=index, metrics=metrics)
+        path, body = f"{folder_of(update)}/{COMPLETE}", _json(dataclasses.asdict(complete))
         # a put whose answer was lost finds its own object
-        if not self.store.put_new(path, body_json) and self.store.get(path) != body_json:
+        if not self.store.put_new(path, body) and self.store.get(path) != body:
             if metrics:
                 self.store.delete([metrics])
             raise StoreError(
@@ -240,13 +263,13 @@ class Run:
     def prune(self, update: int, keep: int) -> None:
         """Delete what lies at or below an update and is not of its last `keep` complete checkpoints."""
         numbers = [number for number in self._numbers() if number <= update]
-        kept: set[str] = set()
+        kept: list[re.Pattern[str]] = []
         for number in reversed(numbers):
-            found = self.checkpoint(number) if len(kept) < keep * (1 + len(PARTS)) else None
+            found = self.checkpoint(number) if len(kept) < keep else None
             if found is not None:
-                kept |= {f"{_folder(number)}/{COMPLETE}", *(part.path for part in found.parts.values())}
-        paths = sorted(head.path for number in numbers for head in self.store.list(f"{_folder(number)}/"))
-        gone = [path for path in paths if path not in kept]
+                kept.append(_files(found))
+        paths = sorted(head.path for number in numbers for head in self.store.list(f"{folder_of(number)}/"))
+        gone = [path for path in paths if not any(names.fullmatch(path) for names in kept)]
         # complete.json first: what it named must never be gone while it stands
         for doomed in ([path for path in gone if path.endswith(COMPLETE)], gone):
             if doomed:
@@ -276,6 +299,10 @@ class Run:
         self.store.put(path, text.encode())
         return f"{self.place}/{path}"
 
+    def _dated(self, prefix: str) -> dict[int, str]:
+        names = (DATED.fullmatch(head.path) for head in self.store.list(prefix))
+        return {int(name[1]): name[0] for name in names if name}
+
     def _numbers(self) -> list[int]:
         return sorted(int(name) for name in self.store.folders("checkpoints/") if FOLDER.fullmatch(name))
 
@@ -295,16 +322,37 @@ class Run:
         self.store.put(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode())
         return path
 
-    def _put(self, path: str, state: Mapping[str, Any]) -> Part:
-        # a local file first: an object store's upload wants a length, and the sum is needed before the commit
-        with _scratch("write a checkpoint below") as scratch:
-            local = scratch / "part.pt"
-            with open(local, "wb") as sink:
-                hashing = _Hashing(sink)
-                with _torch_faults():
-                    torch.save(dict(state), typing.cast(IO[bytes], hashing))
-            self.store.put_file(path, local)
-            return Part(path=path, bytes=hashing.size, sha256=hashing.sum.hexdigest())
+    def _index(self, checkpoint: Checkpoint) -> Index:
+        part = checkpoint.index
+        try:
+            body = self.store.get(part.path, part.bytes)
+        except Missing:
+            raise self._damaged(part.path, "it is gone", checkpoint.update) from None
+        if hashlib.sha256(body).hexdigest() != part.sha256:
+            raise self._damaged(part.path, "its sha256 is not the recorded one", checkpoint.update)
+        try:
+            return indexes.parsed(body)
+        except ValueError as error:
+            raise self._damaged(part.path, str(error), checkpoint.update) from None
+
+    @contextlib.contextmanager
+    def _telling(self, checkpoint: Checkpoint) -> Iterator[None]:
+        try:
+            yield
+        except resharded.Damaged as error:
+            raise self._damaged(error.path, error.reason, checkpoint.update) from None
+
+    def _check_names(self, checkpoint: Checkpoint, index: Index, tensors: Mapping[str, torch.Tensor]) -> None:
+        """ConfigError that names the first difference between what a model has and what a checkpoint holds."""
+        for name in sorted({*tensors, *index.tensors}):
+            ours = _outline(tensors[name].shape, tensors[name].dtype) if name in tensors else "not there"
+            entry = index.tensors.get(name)
+            theirs = _outline(entry.shape, indexes.DTYPES[entry.dtype]) if entry else "not there"
+            if ours != theirs:
+                raise ConfigError(
+                    f"{name} is {ours} in this model and {theirs} in the checkpoint of update {checkpoint.update} in "
+                    f"{self.place}; train with the config that the run was made with, or {self.elsewhere}"
+                )
 
     def _parsed(self, path: str) -> dict[str, Any]:
         try:
@@ -317,51 +365,9 @@ class Run:
 
     def _damaged(self, path: str, reason: str, update: int) -> StoreError:
         return StoreError(
-            f"{path} in {self.place} is damaged ({reason}); delete {self.place}/{_folder(update)}/{COMPLETE} to go "
+            f"{path} in {self.place} is damaged ({reason}); delete {self.place}/{folder_of(update)}/{COMPLETE} to go "
             f"back to the checkpoint before it, or {self.elsewhere}"
         )
-
-
-class _Hashing:
-    """A sink that sums what goes through it: a checkpoint of 13 GB is not read again."""
-
-    def __init__(self, sink: IO[bytes]) -> None:
-        self._sink, self.sum, self.size = sink, hashlib.sha256(), 0
-
-    def write(self, body: bytes) -> int:
-        self.sum.update(body)
-        self.size += len(body)
-        return self._sink.write(body)
-
-    def flush(self) -> None:
-        self._sink.flush()
-
-
-@contextlib.contextmanager
-def _scratch(doing: str) -> Iterator[Path]:
-    """A local folder for a part on its way; StoreError where the disk gives out (the store's faults are its own)."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="kosmos-") as folder:
-            yield Path(folder)
-    except OSError as error:
-        raise StoreError(
-            f"cannot {doing} {tempfile.tempdir or 'a temporary folder'}: {error.strerror or error}; set TMPDIR to a "
-            "folder with more room"
-        ) from None
-
-
-@contextlib.contextmanager
-def _torch_faults() -> Iterator[None]:
-    """Raise what was behind a RuntimeError of torch's writer: a full disk, a second Ctrl-C."""
-    try:
-        yield
-    except RuntimeError as error:
-        behind: BaseException | None = error
-        while behind is not None:
-            if isinstance(behind, OSError | KeyboardInterrupt):
-                raise behind from None
-            behind = behind.__cause__ or behind.__context__
-        raise
 
 
 def _chain(newest: Checkpoint, names: Sequence[re.Match[str]]) -> list[re.Match[str]]:
@@ -383,37 +389,27 @@ def _chain(newest: Checkpoint, names: Sequence[re.Match[str]]) -> list[re.Match[
     return found[::-1]
 
 
-def check(given: Described, found: Described, place: str, data: DataConfig | None) -> None:
-    """ConfigError that names the first difference between what is asked for and what the run is.
-
-    data: what its rows are drawn by now, None where that is about to change. What may differ at every start: FREE.
-    """
-    theirs = dict(_fields(found.config)) | (dict(_fields(data, "data.")) if data is not None else {})
-    for name, mine in _fields(given.config):
-        if mine == theirs[name] or name.startswith(FREE) or (data is None and name.startswith("data.")):
-            continue
-        raise ConfigError(
-            f"{name} is {mine} here and {theirs[name]} in the run {place}; give --out a new folder, or "
-            f"--set {name}={theirs[name]}"
-        )
-    if given.vocabulary != found.vocabulary:
-        raise ConfigError(
-            f"the run {place} was begun with another vocabulary than these manifests have; give --out a new folder"
-        )
-    if given.digests != found.digests:
-        raise ConfigError(
-            f"the run {place} was begun on {' '.join(found.digests)}; give these, or new ones after --extend, or "
-            "--out a new folder"
-        )
+def folder_of(update: int) -> str:
+    """Where the files of a checkpoint lie, below the run."""
+    return f"checkpoints/{update:08d}"
 
 
-def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _fields(value, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, ",".join(map(str, value)) if isinstance(value, tuple) else value
+def _files(checkpoint: Checkpoint) -> re.Pattern[str]:
+    """The files that belong to a complete checkpoint, whatever else lies in its folder."""
+    named = _named(checkpoint)
+    attempt = named[1] if named else ""
+    return re.compile(
+        rf"{folder_of(checkpoint.update)}/({COMPLETE}|index\.{attempt}\.json|[0-9]+\.{attempt}\.safetensors)"
+    )
+
+
+def _named(checkpoint: Checkpoint) -> re.Match[str] | None:
+    folder, _, name = checkpoint.index.path.rpartition("/")
+    return INDEX.fullmatch(name) if folder == folder_of(checkpoint.update) else None
+
+
+def _outline(shape: Sequence[int], dtype: torch.dtype) -> str:
+    return f"{'x'.join(map(str, shape)) or 'one number'} of {str(dtype).removeprefix('torch.')}"
 
 
 def _names(kind: Any) -> list[str]:
@@ -424,17 +420,5 @@ def _order(first: int) -> str:
     return f"order/{first:08d}.json"
 
 
-def _folder(update: int) -> str:
-    return f"checkpoints/{update:08d}"
-
-
 def _json(document: Any) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _sha256(local: Path) -> str:
-    total = hashlib.sha256()
-    with open(local, "rb") as source:
-        while chunk := source.read(CHUNK_BYTES):
-            total.update(chunk)
-    return total.hexdigest()

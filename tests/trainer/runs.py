@@ -61,4 +61,4 @@ def weights(out: Path | str) -> dict[str, Any]:
     run = Run(str(out))
     latest = run.latest()
     assert latest is not None
-    return {name: value.numpy().tobytes() for name, value in run.load(latest, "model").items()}
+    return {name: value.numpy().tobytes() for name, value in run.tensors(latest).items()}

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import pickle
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from engine.config import override
 from engine.errors import ConfigError, StoreError
 from engine.store import Store
-from trainer.checkpoints import COMPLETE, RUN, TOKENIZER, Described, Run, _Hashing, _torch_faults, check
+from trainer import state
+from trainer.checkpoints import COMPLETE, RUN, TOKENIZER, Checkpoint, Described, Run
 from trainer.config import Config, DataConfig, Quotas, kosmos1, tiny
+from trainer.saver import Saver
+from trainer.world import World
 
 MODEL = b"a tokenizer's model"
 DESCRIBED = Described(
@@ -29,17 +31,45 @@ DESCRIBED = Described(
 )
 
 
-def states(seed: int, size: int = 64) -> dict[str, dict[str, Any]]:
-    """What a model and an optimizer would save."""
-    values = torch.arange(size, dtype=torch.float32) + seed
-    group = {"lr": 0.1, "betas": (0.9, 0.98), "params": [0]}
-    return {
-        "model": {"weight": values},
-        "optimizer": {
-            "state": {0: {"step": torch.tensor(float(seed)), "exp_avg": values / 2}},
-            "param_groups": [group],
-        },
-    }
+class Toy(nn.Module):
+    """One parameter whose numbers say which it is."""
+
+    def __init__(self, seed: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.arange(size, dtype=torch.float32) + seed)
+
+
+def toy(seed: int, size: int = 64) -> tuple[Toy, torch.optim.AdamW]:
+    """A model with an optimizer that has made `seed` steps, its moments made of the weight."""
+    model = Toy(seed, size)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    found = state.held(model, optimizer)
+    found["exp_avg.weight"].copy_(model.weight.detach() / 2)
+    found["exp_avg_sq.weight"].copy_(model.weight.detach() / 4)
+    state.set_steps(optimizer, seed)
+    return model, optimizer
+
+
+def save(
+    run: Run,
+    update: int,
+    loss: float | None,
+    seed: int,
+    lines: Sequence[dict[str, Any]] = (),
+    keep: int = 3,
+    size: int = 64,
+) -> Checkpoint:
+    """Write the toy's checkpoint and wait for it."""
+    with Saver(run, World(), keep) as saver:
+        saver.save(update, loss, *toy(seed, size), lines)
+    saved = run.checkpoint(update)
+    assert saved is not None
+    return saved
+
+
+def same(run: Run, checkpoint: Checkpoint, seed: int) -> bool:
+    """Whether it holds the toy's weight."""
+    return torch.equal(run.tensors(checkpoint)["weight"], toy(seed)[0].weight)
 
 
 def run_at(url: str | Path) -> Run:
@@ -71,16 +101,19 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_what_was_saved_is_what_is_loaded(place: str) -> None:
     run = run_at(place)
     assert run.latest() is None
-    run.save(50, 3.5, states(1), [{"update": 49, "loss": 4.0}, {"update": 50, "loss": 3.5}])
-    run.save(100, None, states(2), [{"update": 100, "loss": None}])
+    save(run, 50, 3.5, 1, [{"update": 49, "loss": 4.0}, {"update": 50, "loss": 3.5}])
+    save(run, 100, None, 2, [{"update": 100, "loss": None}])
 
     again = Run(place)
     latest = again.latest()
-    assert latest is not None and (latest.update, latest.loss) == (100, None)
-    assert torch.equal(again.load(latest, "model")["weight"], states(2)["model"]["weight"])
-    optimizer = again.load(latest, "optimizer")
-    assert torch.equal(optimizer["state"][0]["exp_avg"], states(2)["optimizer"]["state"][0]["exp_avg"])
-    assert optimizer["param_groups"] == states(2)["optimizer"]["param_groups"]
+    assert latest is not None and (latest.update, latest.loss, latest.steps) == (100, None, 2)
+    (model, optimizer), (theirs, its_own) = toy(9), toy(2)
+    again.restore(latest, model, optimizer, World())
+    assert torch.equal(model.weight, theirs.weight)
+    ours, due = optimizer.state[model.weight], its_own.state[theirs.weight]
+    assert all(torch.equal(ours[name], due[name]) for name in ("step", "exp_avg", "exp_avg_sq"))
+    assert torch.equal(again.tensors(latest, "exp_avg.")["weight"], theirs.weight / 2)
+    assert sorted(again.tensors(latest, "")) == ["exp_avg.weight", "exp_avg_sq.weight", "model.weight"]
     assert [line["update"] for line in again.metrics()] == [49, 50, 100]
     found = again.describe()
     assert found == DESCRIBED
@@ -111,47 +144,6 @@ def test_naming_a_run_makes_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("other", "sentence"),
-    [
-        (
-            replace(DESCRIBED, config=replace(DESCRIBED.config, model=replace(DESCRIBED.config.model, dim=256))),
-            "model.dim is 256 here and 128 in the run",
-        ),
-        (
-            replace(
-                DESCRIBED, config=replace(DESCRIBED.config, optim=replace(DESCRIBED.config.optim, betas=(0.9, 0.5)))
-            ),
-            "optim.betas is 0.9,0.5 here and 0.9,0.98 in the run",
-        ),
-        (replace(DESCRIBED, config=replace(DESCRIBED.config, seed=3)), "seed is 3 here and 2 in the run"),
-        (replace(DESCRIBED, vocabulary="0" * 64), "another vocabulary"),
-        (replace(DESCRIBED, digests=("e" * 64,)), f"begun on {'d' * 64}"),
-    ],
-)
-def test_another_run_in_the_same_folder_is_refused(memory: str, other: Described, sentence: str) -> None:
-    run = run_at(memory)
-    with pytest.raises(ConfigError, match=sentence) as error:
-        run.create(other, MODEL)
-    assert "--out" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "setting", ["name=mine", "checkpoint_every=7", "data.micro_batch.text=3", "optim.total_updates=2000"]
-)
-def test_what_does_not_change_an_update_may_differ(setting: str) -> None:
-    config = override(DESCRIBED.config, [setting])
-    assert config != DESCRIBED.config
-    check(replace(DESCRIBED, config=config), DESCRIBED, "run", DESCRIBED.config.data)
-
-
-def test_what_rows_are_drawn_by_may_differ_where_data_is_added() -> None:
-    given = replace(DESCRIBED, config=override(DESCRIBED.config, ["data.quotas.text=9"]))
-    check(given, DESCRIBED, "run", None)
-    with pytest.raises(ConfigError, match=r"data.quotas.text is 9 here and 1 in the run .*--set data.quotas.text=1"):
-        check(given, DESCRIBED, "run", DESCRIBED.config.data)
-
-
 def test_a_folder_that_holds_other_things_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "mine.txt").write_text("dear")
@@ -166,12 +158,12 @@ def test_an_empty_folder_is_as_good_as_none(tmp_path: Path) -> None:
 
 def test_a_run_of_another_format_is_refused(memory: str) -> None:
     run = run_at(memory)
-    change(run, format=2)
-    with pytest.raises(ConfigError, match="has format 2, this version reads 1"):
+    change(run, format=1)
+    with pytest.raises(ConfigError, match="has format 1, this version reads 2"):
         run.describe()
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"format": 1}', b'{"format": 1, "config": {"colour": 3}}'])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"format": 2}', b'{"format": 2, "config": {"colour": 3}}'])
 def test_a_run_that_cannot_be_read_is_one_sentence(memory: str, body: bytes) -> None:
     run = run_at(memory)
     run.store.put(RUN, body)
@@ -233,7 +225,7 @@ def test_a_damaged_order_is_one_sentence_and_not_to_be_deleted(memory: str, body
 
 def test_what_others_put_into_the_folder_is_no_part_of_it(tmp_path: Path) -> None:
     run = run_at(tmp_path / "run")
-    run.save(1, 1.0, states(1), [{"update": 1}])
+    save(run, 1, 1.0, 1, [{"update": 1}])
     for folder in ("metrics", "order", "checkpoints"):
         (tmp_path / "run" / folder).mkdir(exist_ok=True)
         for name in (".DS_Store", "\u00b2", "\u0663", "1", "00000009.txt", "-0000009.json"):
@@ -242,7 +234,7 @@ def test_what_others_put_into_the_folder_is_no_part_of_it(tmp_path: Path) -> Non
         (tmp_path / "run" / folder / "\u00b2\u00b2\u00b2\u00b2\u00b2\u00b2\u00b2\u00b2" / COMPLETE).write_text("{}")
     again = run_at(tmp_path / "run")
     again.forget_after(0)
-    again.save(2, 1.0, states(2), [{"update": 2}])
+    save(again, 2, 1.0, 2, [{"update": 2}])
     latest = again.latest()
     assert latest is not None and latest.update == 2
     assert again.orders() == {} and [line["update"] for line in again.metrics()] == [1, 2]
@@ -251,57 +243,72 @@ def test_what_others_put_into_the_folder_is_no_part_of_it(tmp_path: Path) -> Non
 
 def test_a_half_written_checkpoint_does_not_count_and_is_written_over(tmp_path: Path) -> None:
     run = run_at(tmp_path / "run")
-    run.save(50, 3.5, states(1), [{"update": 50, "loss": 3.5}])
-    run.save(100, 3.0, states(2), [{"update": 100, "loss": 3.0}])
+    save(run, 50, 3.5, 1, [{"update": 50, "loss": 3.5}])
+    save(run, 100, 3.0, 2, [{"update": 100, "loss": 3.0}])
     run.store.delete([f"checkpoints/00000100/{COMPLETE}"])  # the crash came just before
     latest = run.latest()
     assert latest is not None and latest.update == 50
     assert [line["update"] for line in run.metrics()] == [50]
 
     run.forget_after(50)
-    run.save(100, 2.9, states(3), [{"update": 100, "loss": 2.9}])
+    save(run, 100, 2.9, 3, [{"update": 100, "loss": 2.9}])
     latest = run.latest()
-    assert latest is not None and latest.update == 100
-    assert torch.equal(run.load(latest, "model")["weight"], states(3)["model"]["weight"])
+    assert latest is not None and latest.update == 100 and same(run, latest, 3)
     assert len(paths(run, "checkpoints/00000100/")) == 3  # what the crash left is gone
     assert [line["loss"] for line in run.metrics()] == [3.5, 2.9]
 
 
-@pytest.mark.parametrize("part", ["model", "optimizer"])
+@pytest.mark.parametrize("file", ["safetensors", "index"])
 @pytest.mark.parametrize("damage", ["flipped", "short", "long", "gone"])
-def test_a_damaged_checkpoint_is_refused_with_what_to_do(tmp_path: Path, part: str, damage: str) -> None:
+def test_a_damaged_checkpoint_is_refused_with_what_to_do(tmp_path: Path, file: str, damage: str) -> None:
     run = run_at(tmp_path / "run")
-    run.save(50, 3.5, states(1))
-    complete = run.save(100, 3.0, states(2))
-    file = tmp_path / "run" / complete.parts[part].path
-    body = bytearray(file.read_bytes())
-    body[len(body) // 2] ^= 1
-    damaged = {"flipped": bytes(body), "short": bytes(body[:-9]), "long": bytes(body) + b"more"}
-    file.unlink() if damage == "gone" else file.write_bytes(damaged[damage])
-    with pytest.raises(StoreError) as error:
-        run.load(complete, part)
-    sentence = str(error.value)
-    assert complete.parts[part].path in sentence
-    mark = tmp_path / "run" / "checkpoints" / "00000100" / COMPLETE
-    assert f"delete {mark} to go back to the checkpoint before it, or give --out a new folder" in sentence
-    mark.unlink()
+    save(run, 50, 3.5, 1)
+    complete = save(run, 100, 3.0, 2)
+    folder = tmp_path / "run" / "checkpoints" / "00000100"
+    (place,) = (path for path in folder.iterdir() if file in path.name)
+    good = place.read_bytes()
+    damaged = {"flipped": good[:-5] + bytes([good[-5] ^ 1]) + good[-4:], "short": good[:-9], "long": good + b"more"}
+    place.unlink() if damage == "gone" else place.write_bytes(damaged[damage])
+    model, optimizer = toy(7)
+    for load in (
+        lambda: run.restore(complete, model, optimizer, World()),
+        lambda: run.tensors(complete, "exp_avg_sq."),
+    ):
+        with pytest.raises(StoreError) as error:
+            load()
+        sentence = str(error.value)
+        assert place.name in sentence
+        assert f"delete {folder / COMPLETE} to go back to the checkpoint before it, or give --out a new" in sentence
+    (folder / COMPLETE).unlink()
     latest = run.latest()
     assert latest is not None and latest.update == 50
 
 
+def test_an_index_that_lies_is_refused(tmp_path: Path) -> None:
+    run = run_at(tmp_path / "run")
+    complete = save(run, 100, 3.0, 2)
+    body = run.store.get(complete.index.path).replace(b'"shape":[64]', b'"shape":[65]')
+    index = replace(complete.index, bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
+    run.store.put(index.path, body)
+    with pytest.raises(StoreError, match=r"index.* is damaged \(the chunks of .* do not make up its shape \[65\]"):
+        run.tensors(replace(complete, index=index))
+
+
 def test_a_damaged_mark_of_completeness_is_refused(tmp_path: Path) -> None:
     run = run_at(tmp_path / "run")
-    run.save(100, 3.0, states(2))
+    save(run, 100, 3.0, 2)
     good = run.store.get(f"checkpoints/00000100/{COMPLETE}")
     for body in (
         b"{",
         b"[]",
         b"{}",
-        b'{"update": 100, "loss": 1, "parts": {"model": {}}}',
-        b'{"update": 100, "loss": 1, "parts": {}}',
+        b'{"update": 100, "loss": 1, "steps": 2, "index": {}}',
+        b'{"update": 100, "loss": 1, "steps": 2}',
         good.replace(b'"update":100', b'"update":99'),
         good.replace(b'"bytes":', b'"bytes":1.5,"was":'),
         good.replace(b'"metrics":null', b'"metrics":7'),
+        good.replace(b"00000100/index", b"00000099/index"),
+        good.replace(b"00000100/index", b"00000100/../index"),
     ):
         assert body != good
         run.store.put(f"checkpoints/00000100/{COMPLETE}", body)
@@ -309,85 +316,61 @@ def test_a_damaged_mark_of_completeness_is_refused(tmp_path: Path) -> None:
             run.latest()
 
 
-def test_a_pickle_is_not_run(tmp_path: Path) -> None:
-    run = run_at(tmp_path / "run")
-    complete = run.save(1, 1.0, states(1))
-    sink = io.BytesIO()
-    torch.save({"weight": Path("/")}, sink)  # any object that is no tensor, with its sha256 made right
-    body = sink.getvalue()
-    part = replace(complete.parts["model"], bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
-    run.store.put(part.path, body)
-    with pytest.raises(pickle.UnpicklingError):
-        run.load(replace(complete, parts={**complete.parts, "model": part}), "model")
-
-
 def test_the_last_few_stay_and_nothing_else(place: str) -> None:
     run = run_at(place)
-    run.store.put("checkpoints/00000001/model.feedfeed.pt", b"of a crash")
+    run.store.put("checkpoints/00000001/00000.feedfeedfeed.safetensors", b"of a crash")
+    run.store.put("checkpoints/00000004/00001.feedfeedfeed.safetensors", b"of another world's crash")
     for update in (1, 2, 3, 4, 5):
-        run.save(update, 1.0, states(update), [{"update": update}], keep=2)
+        save(run, update, 1.0, update, [{"update": update}], keep=2)
     assert [update for update in range(1, 6) if run.checkpoint(update)] == [4, 5]
     assert len(paths(run, "checkpoints/")) == 2 * 3
     assert [line["update"] for line in run.metrics()] == [1, 2, 3, 4, 5]
     kept = run.checkpoint(4)
-    assert kept is not None
-    assert torch.equal(run.load(kept, "model")["weight"], states(4)["model"]["weight"])
+    assert kept is not None and same(run, kept, 4)
 
 
 def test_two_processes_in_one_run_are_told_so(memory: str) -> None:
     run = run_at(memory)
-    mine = run.save(3, 1.0, states(1))
+    mine = save(run, 3, 1.0, 1)
     with pytest.raises(StoreError, match="another process has written update 3"):
-        Run(memory).save(3, 1.0, states(1))
+        save(Run(memory), 3, 1.0, 1)
     assert run.latest() == mine
 
 
-def test_an_interrupt_inside_the_writer_is_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = run_at(tmp_path / "run")
-    written = _Hashing.write
-    faults: list[BaseException] = []
-
-    def write(self: _Hashing, body: bytes) -> int:
-        if faults:
-            raise faults.pop()
-        return written(self, body)
-
-    monkeypatch.setattr(_Hashing, "write", write)
-    faults.append(KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        run.save(1, 1.0, states(1))
-    with pytest.raises(KeyboardInterrupt), _torch_faults():
-        try:
-            raise KeyboardInterrupt
-        finally:
-            raise RuntimeError("unexpected pos 64 vs 0")  # what torch's writer says when it cannot end its file
-    with pytest.raises(OSError, match="No space"), _torch_faults():
-        try:
-            raise OSError(28, "No space left on device")
-        finally:
-            raise RuntimeError("unexpected pos 64 vs 0")
-    with pytest.raises(RuntimeError, match="CUDA"), _torch_faults():
-        raise RuntimeError("CUDA error")
-    assert run.latest() is None and list(run.metrics()) == []
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (nn.Linear(64, 1, bias=False), "weight is 1x64 of float32 in this model and 64 of float32 in the checkpoint"),
+        (nn.LayerNorm(64), "bias is 64 of float32 in this model and not there in the checkpoint"),
+        (nn.Identity(), "weight is not there in this model and 64 of float32 in the checkpoint"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(memory: str, model: nn.Module, sentence: str) -> None:
+    run = run_at(memory)
+    complete = save(run, 3, 1.0, 1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    parameters = list(model.parameters()) or [nn.Parameter(torch.zeros(1))]
+    with pytest.raises(ConfigError, match=sentence):
+        run.restore(complete, model, torch.optim.AdamW(parameters), World())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.s3
 def test_a_put_whose_answer_was_lost_is_our_own(s3: str, flaky: Any) -> None:
     run = run_at(s3)
     flaky.misbehave(rf"PUT .*{COMPLETE}", "lost")
-    saved = run.save(3, 1.0, states(1))
+    saved = save(run, 3, 1.0, 1)
     assert flaky.done and run.latest() == saved
 
 
 def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_stays(tiny_disk: Path) -> None:
     run = run_at(tiny_disk / "run")
-    run.save(50, 3.5, states(1), [{"update": 50}])
+    save(run, 50, 3.5, 1, [{"update": 50}])
     with pytest.raises(StoreError, match="run the same command again to resume"):
-        run.save(100, 3.0, states(2, size=300_000), [{"update": 100}])
+        save(run, 100, 3.0, 2, [{"update": 100}], size=300_000)
     latest = run.latest()
-    assert latest is not None and latest.update == 50
-    assert torch.equal(run.load(latest, "model")["weight"], states(1)["model"]["weight"])
-    run.save(100, 3.0, states(2), [{"update": 100}])  # what the failure left does not fill the disk
+    assert latest is not None and latest.update == 50 and same(run, latest, 1)
+    save(run, 100, 3.0, 2, [{"update": 100}])  # what the failure left does not fill the disk
     latest = run.latest()
     assert latest is not None and latest.update == 100
 
@@ -396,12 +379,10 @@ def test_no_room_for_the_local_copy_is_one_sentence(
     tiny_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_at(tmp_path / "run")
-    complete = run.save(50, 3.5, states(1, size=300_000))
+    complete = save(run, 50, 3.5, 1)
     monkeypatch.setattr("tempfile.tempdir", str(tiny_disk))
     with pytest.raises(StoreError, match=r"cannot write a checkpoint below .* set TMPDIR to a folder with more room"):
-        run.save(100, 3.0, states(2, size=300_000))
-    with pytest.raises(StoreError, match=r"cannot read a checkpoint into .* set TMPDIR to a folder with more room"):
-        run.load(complete, "model")
+        save(run, 100, 3.0, 2, size=300_000)
     assert run.latest() == complete
     assert shutil.disk_usage(tiny_disk).free > 900_000
 
@@ -439,8 +420,9 @@ def test_a_failure_is_kept(tmp_path: Path) -> None:
     assert Path(path).read_text() == "Traceback ..."
 
 
-def test_a_failure_before_the_run_is_made_is_no_other_thing(memory: str) -> None:
+def test_a_failure_and_the_first_weights_before_the_run_is_made_are_no_other_things(memory: str) -> None:
     Run(memory).keep_failure("Traceback ...")
+    Run(memory).store.put("start.safetensors", b"weights")
     assert run_at(memory).describe() == DESCRIBED
 
 
