@@ -1,7 +1,7 @@
-"""`kosmos generate`: what the newest checkpoint of a run says to images and a text.
+"""`kosmos generate`: what a run's newest checkpoint, or an export, says to images and a text.
 
 The prompt is laid out as the training rows are: without a text, an image alone asks for its caption. Greedy decoding:
-the same run, image and prompt give the same words.
+the same weights, image and prompt give the same words.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ import torch
 
 from engine.errors import ConfigError
 from engine.vocab import EOS
-from trainer.checkpoints import Run
+from trainer.export import configured, load
 from trainer.generate import greedy, prompt, unspoken
 from trainer.images import decode
-from trainer.model import Kosmos
-from trainer.words import Words
 
 MAX_IMAGE_BYTES = 64 << 20
 MAX_NAME = 200  # letters of a file's name in a sentence
 
 
-def answer(run: str, images: Sequence[str], text: str, max_tokens: int = 64) -> str:
+def answer(run: str, images: Sequence[str], text: str, max_tokens: int = 64, square: bool = False) -> str:
     """The words that follow the images and the text.
 
-    run: the address that `kosmos train` had as --out. images: local files. Raises ConfigError for a run without a
-    checkpoint, a file that is no image, a prompt that does not fit.
+    run: the address that `kosmos train` had as --out, or `kosmos export`. images: local files; square: the whole of
+    each, its sides drawn to one length, instead of its middle. ConfigError for a run without a checkpoint, a file that
+    is no image, images for a model of text alone, a prompt that does not fit.
     """
     if max_tokens < 1:
         raise ConfigError(f"--max-tokens is {max_tokens}; give it 1 or more")
@@ -35,22 +34,19 @@ def answer(run: str, images: Sequence[str], text: str, max_tokens: int = 64) -> 
         raise ConfigError("there is nothing to go on from; give --image FILE, --prompt TEXT, or both")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise ConfigError("the prompt is not UTF-8; give --prompt a text that is")
-    folder = Run(run, elsewhere="give --run the folder of another run")
-    described, checkpoint = folder.describe(), folder.latest()
-    if described is None or checkpoint is None:
-        raise ConfigError(f"{folder.place} holds no checkpoint; run `kosmos train DIGEST.. --out {run}` first")
-    size = described.config.model.tower.image_size
-    pixels = [_pixels(file, size) for file in images]
+    config = configured(run)
+    if images and not config.images:
+        raise ConfigError(f"{run} holds a model of text alone (model.images is false); leave --image out")
+    size = config.tower.image_size
+    pixels = [_pixels(file, size, square) for file in images]
     pixels_NCHW = torch.stack(pixels) if pixels else torch.zeros((0, 3, size, size), dtype=torch.uint8)
-    words = Words(folder.tokenizer(described))
-    model = Kosmos(described.config.model)
-    model.load_state_dict(folder.load(checkpoint, "model"))
+    model, words = load(run)
     tokens, slots_N2 = prompt(words.vocab, words.encode(text), len(images))
     new = greedy(model, tokens, pixels_NCHW, slots_N2, max_tokens, EOS, unspoken(words.vocab))
     return words.decode(new)
 
 
-def _pixels(file: str, size: int) -> torch.Tensor:
+def _pixels(file: str, size: int, square: bool) -> torch.Tensor:
     path = Path(file)
     try:
         if not path.is_file():
@@ -61,7 +57,7 @@ def _pixels(file: str, size: int) -> torch.Tensor:
     except OSError as error:
         named = file if len(file) <= MAX_NAME else file[:MAX_NAME] + "..."
         raise ConfigError(f"{named} cannot be read ({error.strerror}); give --image the path of an image") from None
-    pixels = decode(body, size, foreign=True)
+    pixels = decode(body, size, foreign=True, square=square)
     if pixels is None:
         raise ConfigError(f"{file} cannot be decoded; give --image a JPEG, PNG or WebP file")
     return pixels

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -17,10 +19,15 @@ from engine.errors import ConfigError, KosmosError, StoreError
 from engine.vocab import EOS, Vocab
 from tests.trainer import shards
 from tests.trainer.test_loop import CONFIG
+from tests.trainer.test_start import trained
 from trainer.answer import answer
 from trainer.checkpoints import Described, Run
+from trainer.config import Quotas
+from trainer.loop import adamw
 from trainer.model import Kosmos
+from trainer.saver import Saver
 from trainer.words import Words
+from trainer.world import World
 
 MODEL = (Path(__file__).parents[2] / "pipelines/pack/bundled.model").read_bytes()
 WORDS = Words(MODEL)
@@ -31,8 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A run with a checkpoint of random weights that never says </s>."""
     config = replace(CONFIG, model=replace(CONFIG.model, vocab_size=WORDS.vocab.size))
     folder = Run(str(tmp_path_factory.mktemp("answer") / "run"))
-    sha256 = hashlib.sha256(MODEL).hexdigest()
-    folder.create(Described(config=config, digests=("d",), order={}, vocabulary=sha256), MODEL)
+    described = Described(config=config, digests=("d",), order={}, vocabulary=hashlib.sha256(MODEL).hexdigest())
     torch.manual_seed(0)
     model = Kosmos(config.model)
     with torch.no_grad():
@@ -40,7 +46,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for name, parameter in model.named_parameters():
             if "v_proj" in name or "out_proj" in name:
                 parameter.mul_(10)  # what is attended to decides, not the last token
-    folder.save(7, 1.0, {"model": model.state_dict(), "optimizer": {}})
+    with Saver(folder, World(), keep=1) as saver:
+        saver.save(7, 1.0, model, adamw(model, config.optim), record=lambda: folder.create(described, MODEL))
     yield folder.place
 
 
@@ -59,6 +66,26 @@ def test_the_same_prompt_has_the_same_answer_and_another_image_another(run: str,
     assert answer(run, [str(other)], "", 12) != said
     assert answer(run, [image], "The colour is", 12)
     assert answer(run, [], "The colour is", 12)
+
+
+def test_a_wide_image_can_be_shown_whole(run: str, tmp_path: Path) -> None:
+    middle, ends = np.full((32, 96, 3), 255, np.uint8), np.full((32, 96, 3), 255, np.uint8)
+    ends[:, :32] = ends[:, 64:] = (0, 0, 200)
+    files = [str(tmp_path / name) for name in ("middle.png", "ends.png")]
+    assert cv2.imwrite(files[0], middle) and cv2.imwrite(files[1], ends)
+    cropped = [answer(run, [file], "", 12) for file in files]
+    assert cropped[0] == cropped[1]  # the crop shows the white third alone
+    whole = [answer(run, [file], "", 12, square=True) for file in files]
+    assert whole[0] == cropped[0] and whole[1] != whole[0]
+
+
+def test_a_model_of_text_alone_takes_no_image(image: str, tmp_path: Path) -> None:
+    model = replace(CONFIG.model, vocab_size=WORDS.vocab.size, images=False)
+    quotas = replace(CONFIG.data, quotas=Quotas(text=1, caption=0, interleaved=0))
+    trained(tmp_path / "text", replace(CONFIG, model=model, data=quotas), tokenizer=MODEL)
+    with pytest.raises(ConfigError, match=r"holds a model of text alone .*leave --image out"):
+        answer(str(tmp_path / "text"), [image], "", 5)
+    assert answer(str(tmp_path / "text"), [], "The colour is", 5)
 
 
 def test_the_answer_is_no_longer_than_asked(run: str, image: str) -> None:
@@ -96,7 +123,7 @@ def test_what_cannot_be_answered_is_one_sentence(run: str, image: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("body", "sentence"), [(b"{", "run.json"), (b'{"format": 2}', "has format 2"), (b'{"format": 1}', "run.json")]
+    ("body", "sentence"), [(b"{", "run.json"), (b'{"format": 1}', "has format 1"), (b'{"format": 2}', "run.json")]
 )
 def test_a_damaged_run_is_told_with_the_option_of_this_command(tmp_path: Path, body: bytes, sentence: str) -> None:
     (tmp_path / "run.json").write_bytes(body)
@@ -111,15 +138,6 @@ def test_a_run_without_its_tokenizer_says_how_it_comes_back(run: str, tmp_path: 
     (copy / "tokenizer.model").unlink()
     with pytest.raises(StoreError, match="`kosmos train` with the same words writes it again"):
         answer(str(copy), [], "The colour is", 5)
-
-
-def test_a_checkpoint_that_finds_no_room_is_read_into_another_folder(
-    run: str, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tiny_disk / "full").write_bytes(bytes(1 << 20))
-    monkeypatch.setattr("tempfile.tempdir", str(tiny_disk))
-    with pytest.raises(StoreError, match=r"cannot read a checkpoint into .*set TMPDIR to a folder with more room"):
-        answer(run, [], "The colour is", 5)
 
 
 def test_words_come_back_as_they_went() -> None:
