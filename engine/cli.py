@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -33,8 +34,10 @@ PUT_SHEET = "pipelines.sheet:write"
 INPUTS = "pipelines.snapshot:Inputs"
 NAMED = "pipelines.snapshot:named"
 CRAWLS = "pipelines.offers:crawls"
-TRAININGS = {"tiny": "trainer.config:tiny", "kosmos1": "trainer.config:kosmos1"}
-TRAIN = "trainer.launch:train"
+TRAININGS = {name: f"trainer.config:{name}" for name in ("tiny", "kosmos1", "text")}
+TRAIN = "trainer.command:train"
+ESTIMATE = "trainer.estimate:estimate"
+EXPORT = "trainer.export:export"
 GENERATE = "trainer.answer:answer"
 SMALL, PRESET = "--small", "--preset="
 
@@ -47,7 +50,7 @@ def resolve(name: str) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 ok, 1 some units failed, 2 usage, 3 stopped, 130 interrupted and resumable."""
-    arguments = parser(tuple(RECIPES), tuple(PRESETS), tuple(TRAININGS)).parse_args(argv)
+    arguments = parser(tuple(RECIPES), tuple(PRESETS), tuple(TRAININGS)).parse_args(_joined(argv))
     try:
         code: int = VERBS[arguments.verb](arguments)
         return code
@@ -63,6 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader of our output has gone (head, less): not a fault
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _joined(argv: Sequence[str] | None) -> list[str]:
+    """The words, the first two as one where they name a command together, as `plan train` does."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    two = " ".join(words[:2])
+    return [two, *words[2:]] if two in VERBS else words
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:
@@ -134,7 +144,7 @@ def _show(arguments: argparse.Namespace, recipe: Recipe) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     def train(digests: list[str], store: str, out: str, updates: int, as_json: bool) -> int:
         config = resolve(TRAININGS["tiny"])()
-        done: int = resolve(TRAIN)(config, digests, store, out, updates=updates, workers=0, as_json=as_json)
+        done: int = resolve(TRAIN)(config, digests, store, out, updates=updates, workers="0", as_json=as_json)
         return done
 
     def answer(run: str, images: list[str], prompt: str) -> str:
@@ -298,12 +308,29 @@ def _abandon(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _train(arguments: argparse.Namespace) -> int:
-    from engine.config import lines, override
+def _training(arguments: argparse.Namespace) -> Any:
+    """The config of a training as asked for."""
+    from engine.config import override
 
     if arguments.recipe not in TRAININGS:
         raise ConfigError(f"no training recipe {arguments.recipe!r}; there is {', '.join(TRAININGS)}")
-    config = override(resolve(TRAININGS[arguments.recipe])(), arguments.settings)
+    scale = [f"data.scale_batch={_fraction(arguments.scale_batch)}"] if arguments.scale_batch else []
+    return override(resolve(TRAININGS[arguments.recipe])(), [*arguments.settings, *scale])
+
+
+def _fraction(text: str) -> float:
+    from fractions import Fraction
+
+    try:
+        return float(Fraction(text.replace(" ", "")))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise ConfigError(f"--scale-batch is {text!r}; give a number or a fraction, as 0.5 or 1/16") from None
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from engine.config import lines
+
+    config = _training(arguments)
     if arguments.show:
         print(json.dumps(dataclasses.asdict(config)) if arguments.json else "\n".join(lines(config)))
         return 0
@@ -317,12 +344,41 @@ def _train(arguments: argparse.Namespace) -> int:
         as_json=arguments.json,
         extend=arguments.extend,
         union=arguments.union,
+        heldout=arguments.heldout,
+        clip=arguments.clip,
+        init_from=arguments.init_from,
+        accept_change=arguments.accept_change,
+        wandb=arguments.wandb,
+        gpus_per_worker=arguments.gpus_per_worker,
+        restarts=arguments.restarts,
     )
     return code
 
 
+def _plan_train(arguments: argparse.Namespace) -> int:
+    if not arguments.digests:
+        raise ConfigError("there is nothing to plan for; give the digests that `kosmos freeze pack --all` prints")
+    if arguments.workers < 1 or not 0 < arguments.gpus_per_worker <= 1:
+        raise ConfigError("--workers is a number from 1 on, --gpus-per-worker 1 or a part of one")
+    config = _training(arguments)
+    devices = max(1, round(arguments.workers * arguments.gpus_per_worker))
+    found: list[str] = resolve(ESTIMATE)(config, arguments.digests, arguments.store, devices, arguments.device)
+    print(json.dumps({"lines": found}) if arguments.json else "\n".join(found))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    place: str = resolve(EXPORT)(
+        arguments.run, arguments.out, update=arguments.update, dtype=arguments.dtype, layout=arguments.layout
+    )
+    text = f"{place} holds the model; next: kosmos generate --run {shlex.quote(arguments.out)} --image FILE"
+    print(json.dumps({"out": place, "dtype": arguments.dtype, "layout": arguments.layout}) if arguments.json else text)
+    return 0
+
+
 def _generate(arguments: argparse.Namespace) -> int:
-    text = resolve(GENERATE)(arguments.run, arguments.images, arguments.prompt, arguments.max_tokens)
+    words = arguments.images, arguments.prompt, arguments.max_tokens, arguments.square
+    text = resolve(GENERATE)(arguments.run, *words)
     given = {"images": arguments.images, "prompt": arguments.prompt}
     print(json.dumps({**given, "text": text}) if arguments.json else text)
     return 0
@@ -342,6 +398,8 @@ VERBS = {
     "gc": _gc,
     "abandon": _abandon,
     "train": _train,
+    "plan train": _plan_train,
+    "export": _export,
     "generate": _generate,
 }
 

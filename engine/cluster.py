@@ -20,10 +20,11 @@ CONNECT_S = 10.0
 
 
 @contextlib.contextmanager
-def connect(num_cpus: int | None = None, scratch: str = "") -> Iterator[Any]:
+def connect(num_cpus: int | None = None, scratch: str = "", gpus: bool = False) -> Iterator[Any]:
     """A connected `ray` module; ConfigError if RAY_ADDRESS answers nobody.
 
-    num_cpus: for an embedded Ray, how many units run at once (default: the machine's cores).
+    For an embedded Ray: num_cpus: how many units run at once (default: the machine's cores); gpus: whether it has the
+    machine's.
     """
     # Ray 2.60 writes a token and refuses clients without one unless the mode is said; a Ray on loopback needs none
     os.environ.setdefault("RAY_AUTH_MODE", "token" if os.environ.get("RAY_ADDRESS") else "disabled")
@@ -39,7 +40,7 @@ def connect(num_cpus: int | None = None, scratch: str = "") -> Iterator[Any]:
     if not address:
         options.update(
             num_cpus=num_cpus or os.cpu_count() or 1,
-            num_gpus=0,
+            num_gpus=None if gpus else 0,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
         )

@@ -38,7 +38,7 @@ def parser(recipes: Sequence[str], presets: Sequence[str], trainings: Sequence[s
 
     plan = verb(
         "plan",
-        "what a run would do and cost; starts nothing, writes nothing",
+        "what a run would do and cost (`plan train`: a training); starts nothing, writes nothing",
         "kosmos plan interleaved --input 'crawl/*.warc.gz'",
     )
     _recipe_arguments(plan, recipes, presets, looks=False)
@@ -159,45 +159,127 @@ def _training_verbs(verb: Callable[[str, str, str], argparse.ArgumentParser], tr
         "train a model on frozen training shards; always resumes, Ctrl-C once writes a checkpoint",
         "kosmos train $(kosmos freeze pack --all) --recipe tiny --updates 100 --out kosmos-run",
     )
-    train.add_argument(
-        "digests",
-        nargs="*",
-        metavar="DIGEST",
-        help="manifests of training rows, as `kosmos freeze pack --all` prints them",
-    )
-    train.add_argument("--store", default=STORE, metavar="URL", help=f"the store of the shards (default: {STORE})")
-    train.add_argument("--recipe", default="tiny", help=f"one of {', '.join(trainings)} (default: tiny)")
+    _training_arguments(train, trainings)
     train.add_argument(
         "--out", default=RUN, metavar="URL", help=f"where checkpoints and metrics go (default: {RUN}); resumes there"
     )
     train.add_argument(
         "--updates", type=int, default=0, metavar="N", help="the update to reach (default: optim.total_updates)"
     )
+    _place_arguments(train)
     train.add_argument(
-        "--workers",
-        type=int,
-        default=-1,
-        metavar="N",
-        help="0: in this process; 1: a Ray Train worker (default: 1 if RAY_ADDRESS is set, else 0)",
+        "--heldout",
+        action="append",
+        default=[],
+        metavar="DIGEST",
+        help="rows that are held out, as `kosmos freeze heldout --all` prints them: their losses are told too; may be "
+        "repeated",
+    )
+    train.add_argument(
+        "--clip", default="", metavar="FILE", help="CLIP ViT-L/14 weights for the image tower of a new run"
+    )
+    train.add_argument(
+        "--init-from",
+        default="",
+        metavar="PATH",
+        help="weights that a new run starts from: a run, what `kosmos export` wrote, or a Kosmos-2 checkpoint",
     )
     train.add_argument(
         "--extend", action="append", default=[], metavar="DIGEST", help="go on with these rows, new to the run"
     )
     train.add_argument("--union", action="store_true", help="with --extend: mix them with the rows of before")
     train.add_argument(
-        "--set", action="append", default=[], metavar="GROUP.FIELD=VALUE", dest="settings", help="change one setting"
+        "--accept-change", action="store_true", help="go on with other settings than the run has had so far"
     )
+    train.add_argument("--wandb", default="", metavar="PROJECT", help="tell Weights & Biases of it, in this project")
     train.add_argument("--show", action="store_true", help="print the resolved settings, and stop")
+
+    plan = verb(
+        "plan train",
+        "what a training would take: updates, passes over the data, time, memory; starts nothing",
+        "kosmos plan train $(kosmos freeze pack --all) --recipe kosmos1 --workers 64",
+    )
+    _training_arguments(plan, trainings)
+    plan.add_argument("--workers", type=int, default=1, metavar="N", help="workers to reckon with (default: 1)")
+    plan.add_argument(
+        "--gpus-per-worker", type=float, default=1.0, metavar="G", help="GPUs of each, 1 or a part of one (default: 1)"
+    )
+    plan.add_argument("--device", default="H100", metavar="NAME", help="the kind of GPU (default: H100)")
+
+    export = verb(
+        "export",
+        "write a run's checkpoint as one folder: weights, config, tokenizer, model card",
+        "kosmos export --run kosmos-run --out kosmos-model",
+    )
+    export.add_argument("--run", default=RUN, metavar="URL", help=f"what `kosmos train` wrote (default: {RUN})")
+    export.add_argument("--out", required=True, metavar="FOLDER", help="a new folder, or an address in a store")
+    export.add_argument("--update", type=int, default=0, metavar="N", help="of this checkpoint (default: the newest)")
+    export.add_argument(
+        "--dtype", choices=("float32", "bf16"), default="float32", help="of the weights (default: float32)"
+    )
+    export.add_argument(
+        "--layout",
+        choices=("kosmos", "kosmos2"),
+        default="kosmos",
+        help="names of the weights: ours, or those that transformers' Kosmos-2 loads (default: kosmos)",
+    )
 
     generate = verb(
         "generate",
         "what a trained model says to an image or to a text",
         "kosmos generate --run kosmos-run --image photo.jpg",
     )
-    generate.add_argument("--run", default=RUN, metavar="URL", help=f"what `kosmos train` wrote (default: {RUN})")
+    generate.add_argument(
+        "--run", default=RUN, metavar="URL", help=f"what `kosmos train` or `kosmos export` wrote (default: {RUN})"
+    )
     generate.add_argument("--image", action="append", default=[], metavar="FILE", dest="images", help="an image file")
     generate.add_argument("--prompt", default="", metavar="TEXT", help="text to go on from, after the image")
     generate.add_argument("--max-tokens", type=int, default=64, metavar="N", help="stop after so many (default: 64)")
+    generate.add_argument(
+        "--square", action="store_true", help="show the whole image, squeezed into a square, instead of its middle"
+    )
+
+
+def _training_arguments(command: argparse.ArgumentParser, trainings: Sequence[str]) -> None:
+    command.add_argument(
+        "digests",
+        nargs="*",
+        metavar="DIGEST",
+        help="manifests of training rows, as `kosmos freeze pack --all` prints them",
+    )
+    command.add_argument("--store", default=STORE, metavar="URL", help=f"the store of the shards (default: {STORE})")
+    command.add_argument("--recipe", default="tiny", help=f"one of {', '.join(trainings)} (default: tiny)")
+    command.add_argument(
+        "--scale-batch",
+        default="",
+        metavar="F",
+        help="rows of an update times this, a number or a fraction as 1/16 (sets data.scale_batch)",
+    )
+    command.add_argument(
+        "--set", action="append", default=[], metavar="GROUP.FIELD=VALUE", dest="settings", help="change one setting"
+    )
+
+
+def _place_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workers",
+        default="",
+        metavar="N|MIN-MAX",
+        help="0: in this process, or in those that torchrun started; N Ray Train workers; MIN-MAX: as many as the "
+        "cluster has room for, fewer or more as that changes (default: 1 if RAY_ADDRESS is set, else 0)",
+    )
+    command.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        metavar="G",
+        help="1, a part of one, or 0 for none (default: 1 if the cluster has GPUs, else 0)",
+    )
+    command.add_argument(
+        "--restarts",
+        type=int,
+        metavar="N",
+        help="crashes of workers after which it goes on from the newest checkpoint (default: 3, of one worker 0)",
+    )
 
 
 def _recipe_arguments(

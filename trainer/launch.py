@@ -1,133 +1,62 @@
-"""`kosmos train`: a run from manifests to a checkpoint, in this process or in one worker of a Ray cluster.
+"""Ray Train, and alone in this package: a run in this process, or in workers of a cluster.
 
-The job itself is `trainer.fit`. In this process it runs in Ray Train's local mode, which starts no Ray (2.60: 0.1 s and
-1.5 s of imports). A worker's metrics reach the driver through an actor, since Ray Train's own come only at its end.
-Nothing is restarted: a deterministic fault would hide behind restarts, and the same command resumes.
+Every worker calls `trainer.fit.go`, which resumes from the newest checkpoint of the run: a group that is started again,
+with as many workers or others, needs nothing else. Ray Train restarts what crashes; a KosmosError would come again, so
+it is told once and ends the run. In this process it is Ray Train's local mode, which starts no Ray (2.60: 0.1 s and
+1.5 s of imports).
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import itertools
-import json
 import logging
 import os
-import shlex
 import signal
-import sys
 import tempfile
 import threading
 import time
+import traceback
+import uuid
 import warnings
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TextIO
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any
 
-from engine.errors import ConfigError, Interrupted, KosmosError
-from engine.store import absolute
-from trainer.checkpoints import RUN, Run
-from trainer.config import Config
-from trainer.fit import PROBE, Job, Ready, go, prepare, probed
-from trainer.fit import fit as fit
+from engine.errors import ConfigError, KosmosError
+from trainer import news
+from trainer.checkpoints import Run
+from trainer.faces import Face
+from trainer.fit import go
+from trainer.job import Job, Ready, prepared, probed
 from trainer.loop import Metrics, Result
+from trainer.news import MAX_CHARS, News, first_line, keep_failure
+from trainer.place import Place, amounts, each_of, worded
+from trainer.world import TIMEOUT, World, opened
 
-PLAIN_EVERY_S = 5.0  # between the lines of a log
-POLL_S = 0.2  # between two looks at what a worker said
-START_TIMEOUT_S = "600"  # a loaded machine takes longer than Ray Train's 60 s to import torch
-UPDATE, RESULT, ERROR = "update", "result", "error"  # what a worker says
-MAX_CPUS = 16  # a worker's: more threads than that do not help to decode images
-
-
-# the command --------------------------------------------------------------------------------------------------------
-def train(
-    config: Config,
-    digests: Sequence[str],
-    store: str,
-    out: str,
-    updates: int = 0,
-    workers: int = -1,
-    as_json: bool = False,
-    extend: Sequence[str] = (),
-    union: bool = False,
-) -> int:
-    """Run `kosmos train`: exit code 0; KosmosError for all that a person is told in one sentence.
-
-    workers: 0 trains in this process, 1 in a worker of the cluster at RAY_ADDRESS (or of an embedded Ray), below 0
-    decides by RAY_ADDRESS. The first SIGINT or SIGTERM ends the run after the update in flight, with a checkpoint.
-    """
-    workers = num_workers(workers)
-    if urlsplit(out).scheme in ("memory", "http", "https"):
-        raise ConfigError(f"--out {out} keeps nothing once this ends; give a folder, or a bucket as s3://bucket/prefix")
-    job = Job(
-        config=config,
-        digests=tuple(digests),
-        store=absolute(store),
-        out=absolute(out),
-        updates=updates,
-        extend=tuple(extend),
-        union=union,
-    )
-    shown = _choose(as_json)
-    try:
-        with _interrupts() as asked:
-            ready = prepare(job)
-            for text in ready.notes:
-                shown.note(text)
-            if ready.start >= job.last:
-                further = "--updates N" if ready.start < config.optim.total_updates else "--set optim.total_updates=N"
-                shown.note(f"{ready.run.place} is at update {ready.start}; {further} above that trains further")
-                result = Result(update=ready.start)
-            else:
-                shown.begin(ready.start, job.last)
-                way = _in_ray if workers else _here
-                result = way(job, ready, shown, asked)
-    finally:
-        shown.close()
-    if result.interrupted:
-        kept = f"its checkpoint is in {ready.run.place}; " if result.update else ""
-        raise Interrupted(f"interrupted after update {result.update} of {job.last}; {kept}the same command resumes")
-    shown.end(_summary(ready.run, result, out))
-    return 0
+POLL_S = 0.2  # between two looks at what the workers said
+WATCH_S = 0.5  # between a worker's two looks at whether it is to end
+GRACE_S = 6.0  # for a group to end by itself once one of it has said why
+PATIENCE, PATIENCE_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", 900.0  # for workers to be there: a node takes minutes
+# Of that, for as many as Ray Train counts on: it counts a node that has gone for a while, and then asks for fewer.
+ELASTIC_SHARE = 1 / 15
+RESIZE_S = 600.0  # between two looks for room for more: what is trained since the newest checkpoint is trained again
+STOPPED = "stopped"  # why workers are to end, if no node goes away
 
 
-def num_workers(asked: int) -> int:
-    """0 for this process, 1 for a worker in Ray; -1 is decided by RAY_ADDRESS. ConfigError for all else."""
-    world = os.environ.get("WORLD_SIZE", "").strip() or "1"
-    if not world.isdecimal():
-        raise ConfigError(f"WORLD_SIZE is {world!r} in the environment and no number of processes; unset it")
-    if asked > 1 or int(world) > 1:
-        raise ConfigError("this version trains with one process; give --workers 0 or 1, and start it without torchrun")
-    if asked < -1:
-        raise ConfigError(f"--workers is {asked}; give 0 for this process, 1 for a worker in Ray, or -1 to decide")
-    return asked if asked >= 0 else int(bool(os.environ.get("RAY_ADDRESS")))
-
-
-def _summary(run: Run, result: Result, out: str) -> dict[str, Any]:
-    counted = (line for line in run.metrics() if line["loss"] is not None)
-    first: dict[str, Any] = next(counted, {"update": 0, "loss": None})
-    last = result.last.plain() if result.last else deque(itertools.chain([first], counted), 1)[0]
-    return {
-        "update": result.update,
-        "first_update": first["update"],
-        "first_loss": first["loss"],
-        "last_loss": last["loss"] if last["update"] == result.update else None,
-        "checkpoint": f"{run.place}/checkpoints/{result.update:08d}",
-        "next": f"kosmos generate --run {shlex.quote(out)} --image FILE",
-    }
-
-
-def _here(job: Job, ready: Ready, shown: Face, asked: Wish) -> Result:
+# in this process ----------------------------------------------------------------------------------------------------
+def here(ready: Ready, report: Callable[[Metrics], None], stopped: Callable[[], bool]) -> Result:
+    """Train in this process, in Ray Train's local mode."""
     ray_train = _ray_train()
+
+    def work() -> Result:
+        with opened(ready.config.system.precision) as world:
+            return go(ready.job, ready, report, stopped, world)
+
     with probed(ready.run):
         pass
     with _quiet_ray():
-        local = ray_train.torch.TorchTrainer(
-            lambda: go(job, ready, shown.advance, lambda: asked.stop),
-            scaling_config=ray_train.ScalingConfig(num_workers=0),
-        )
+        local = ray_train.torch.TorchTrainer(work, scaling_config=ray_train.ScalingConfig(num_workers=0))
         found = local.fit().return_value
     assert isinstance(found, Result)
     return found
@@ -153,21 +82,152 @@ def _quiet_ray() -> Iterator[None]:
         log.setLevel(before)
 
 
-class _Wire:
-    """An actor between a worker and its driver: what was said one way, the wish to stop the other way."""
+# in Ray: the driver -------------------------------------------------------------------------------------------------
+def in_ray(ready: Ready, shown: Face, stopped: Callable[[], bool], place: Place) -> Result:
+    """Train in workers of the cluster at RAY_ADDRESS, or of an embedded Ray; KosmosError where they fail for good."""
+    from engine.cluster import connect, connected, where
+
+    if not connected():
+        shown.note(f"starting Ray {where()}; this takes some seconds")
+    ours = signal.getsignal(signal.SIGTERM)
+    with connect(gpus=place.gpus != 0) as ray, _witness(ready.run) as witness, _scratch() as scratch:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)  # ray.init puts sys.exit there
+        each = each_of([node["Resources"] for node in ray.nodes() if node["Alive"]], place)
+        shown.note(f"{worded(place)}{', each' if place.most > 1 else ''} with {amounts(each)}")
+        near = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=True
+        )
+        desk = ray.remote(num_cpus=0, concurrency_groups={"fit": 1}, scheduling_strategy=near)(_Desk).remote()
+        environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
+        given = {"job": ready.job, "witness": witness, "spare": place.restarts > 0}
+        heard = News(run=ready.run, shown=shown)
+        try:
+            fitting = desk.fit.options(concurrency_group="fit").remote(place, each, given, scratch, environment)
+            return _drive(ray, desk, fitting, heard, ready, stopped)
+        except ray.exceptions.RayError as error:
+            raise KosmosError(
+                f"the cluster fails ({first_line(error)}); the whole of it is in "
+                f"{keep_failure(ready.run, str(error))}; the same command resumes"
+            ) from None
+        finally:
+            # what it started is its own, and ends with it
+            ray.kill(desk)
+
+
+def _drive(ray: Any, desk: Any, fitting: Any, heard: News, ready: Ready, stopped: Callable[[], bool]) -> Result:
+    patience_s = _patience_s()
+    while True:
+        done, _ = ray.wait([fitting], timeout=POLL_S)
+        for kind, value in ray.get(desk.take.remote()):
+            heard.hear(kind, value)
+        if heard.error is not None:
+            if done or time.monotonic() - heard.since > GRACE_S:
+                raise heard.error
+        elif done:
+            text = ray.get(fitting)
+            if heard.result is None:
+                raise heard.fault(text)
+            return heard.result
+        elif stopped():
+            if not heard.up:  # nobody to ask, and nothing to lose
+                latest = ready.run.latest()
+                return Result(update=latest.update if latest else 0, interrupted=True)
+            desk.stop.remote()
+        elif not heard.up and time.monotonic() - heard.since > patience_s:
+            free = amounts(ray.available_resources())
+            raise KosmosError(
+                f"no workers could be started within {patience_s:g} s, {free} are free in the cluster; the same "
+                f"command goes on from the newest checkpoint, with fewer --workers, or {PATIENCE}=SECONDS for longer"
+            )
+
+
+def _patience_s() -> float:
+    text = os.environ.get(PATIENCE) or str(PATIENCE_S)
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"{PATIENCE} is {text!r} in the environment; give a number of seconds, or unset it") from None
+
+
+@contextlib.contextmanager
+def _witness(run: Run) -> Iterator[str]:
+    """The path of an empty object in the run's folder, for a while: who does not see it sees another folder.
+
+    Among the failures, which make no run of a folder; no probe, which the first worker would sweep away.
+    """
+    path = f"failures/{uuid.uuid4().hex[:12]}.here"
+    run.store.put(path, b"")
+    try:
+        yield path
+    finally:
+        run.store.delete([path])
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="kosmos-", ignore_cleanup_errors=True)
+
+
+# in Ray: between the driver and the workers -------------------------------------------------------------------------
+class _Desk:
+    """An actor: runs Ray Train's `fit` for the driver, takes what workers say, knows whether they are to end.
+
+    Ray Train's controller is its child: who kills it ends the workers, at any moment. What is said is taken in order,
+    in another thread than `fit`.
+    """
 
     def __init__(self) -> None:
-        self._said: list[tuple[str, Any]] = []
-        self._stop = False
+        self._said: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+        self._stop = self._over = False
+
+    def fit(
+        self, place: Place, each: dict[str, float], given: dict[str, Any], scratch: str, environment: dict[str, str]
+    ) -> str:
+        """Run the workers to their end: what Ray Train says if they failed for good, "" if not."""
+        import ray
+
+        fixed = place.least == place.most
+        os.environ.update(environment)
+        os.environ[PATIENCE] = f"{_patience_s() * (1 if fixed else ELASTIC_SHARE):g}"
+        ray_train = _ray_train()
+        desk = ray.get_runtime_context().current_actor
+        gpu = "GPU" in each
+        trainer = ray_train.torch.TorchTrainer(
+            _worker,
+            train_loop_config={"desk": desk, **given},
+            scaling_config=ray_train.ScalingConfig(
+                num_workers=place.most if fixed else (place.least, place.most),
+                elastic_resize_monitor_interval_s=RESIZE_S,
+                use_gpu=gpu,
+                resources_per_worker=each,
+            ),
+            torch_config=ray_train.torch.TorchConfig(
+                backend="cpu:gloo,cuda:nccl" if gpu else "gloo", timeout_s=int(TIMEOUT.total_seconds())
+            ),
+            run_config=ray_train.RunConfig(
+                storage_path=scratch,
+                callbacks=[_obituary(ray_train, desk)],
+                failure_config=ray_train.FailureConfig(
+                    max_failures=place.restarts,
+                    max_preemption_failures=-1 if place.restarts else 0,
+                    controller_failure_limit=-1,  # of starts that fail: the driver is out of patience first
+                ),
+            ),
+        )
+        try:
+            trainer.fit()
+        except (ray_train.TrainingFailedError, ray.exceptions.RayError) as error:
+            return str(error) or type(error).__name__
+        return ""
 
     def say(self, kind: str, value: Any) -> None:
-        """One of UPDATE, while it runs, and of RESULT or ERROR, at the end."""
-        self._said.append((kind, value))
+        """Take in one of the kinds of `news`; RESULT or ERROR is the end."""
+        self._over = self._over or kind in (news.RESULT, news.ERROR)
+        self._said.put((kind, value))
 
     def take(self) -> list[tuple[str, Any]]:
         """What was said since the last time."""
-        said, self._said = self._said, []
-        return said
+        return [self._said.get() for _ in range(self._said.qsize())]
 
     def stop(self) -> None:
         """End after the update in flight."""
@@ -177,225 +237,117 @@ class _Wire:
         """Whether somebody wants an end."""
         return self._stop
 
-
-def _in_ray(job: Job, ready: Ready, shown: Face, asked: Wish) -> Result:
-    from engine.cluster import connect, connected, where
-
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_TIMEOUT_S)
-    if not connected():
-        shown.note(f"starting Ray {where()}; this takes some seconds")
-    ours = signal.getsignal(signal.SIGTERM)
-    with connect() as ray, probed(ready.run), tempfile.TemporaryDirectory(prefix="kosmos-") as scratch:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, ours)  # ray.init puts sys.exit there
-        ray_train = _ray_train()
-        wire = ray.remote(num_cpus=0)(_Wire).remote()
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
-        cpus = max((int(node.get("CPU", 1)) for node in with_gpu or nodes), default=1)
-        scaling = ray_train.ScalingConfig(
-            num_workers=1,
-            use_gpu=bool(with_gpu),
-            # Ray gives a worker as many threads as it has CPUs
-            resources_per_worker={"CPU": min(MAX_CPUS, cpus)},
-        )
-        trainer = ray_train.torch.TorchTrainer(
-            _worker,
-            train_loop_config={"job": job, "wire": wire},
-            scaling_config=scaling,
-            run_config=ray_train.RunConfig(
-                storage_path=scratch,
-                failure_config=ray_train.FailureConfig(max_failures=0, max_preemption_failures=0),
-            ),
-        )
-        ended: dict[str, Any] = {}
-        # in a thread: in the main one Ray Train takes SIGINT for itself and aborts without a checkpoint
-        pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="ray-train")
-        fitting = pool.submit(trainer.fit)
-        pool.shutdown(wait=False)
-        over = False
-        while not over:
-            over = bool(concurrent.futures.wait([fitting], timeout=POLL_S).done)
-            if asked.stop:
-                wire.stop.remote()
-            for kind, value in ray.get(wire.take.remote()):
-                if kind == UPDATE:
-                    shown.advance(value)
-                else:
-                    ended[kind] = value
-        try:
-            fitting.result()
-        except (ray_train.TrainingFailedError, ray.exceptions.RayError) as error:
-            path = _keep_failure(ready.run, str(error))
-            reason = str(error).strip().splitlines()[-1]
-            raise KosmosError(
-                f"the training worker failed ({reason}); the whole of it is in {path}; the same command resumes"
-            ) from None
-    if ERROR in ended:
-        raise ended[ERROR]
-    result: Result = ended[RESULT]
-    return result
+    def over(self) -> bool:
+        """Whether the end was said: who is started again has nothing to do."""
+        return self._over
 
 
-def _keep_failure(run: Run, text: str) -> str:
-    """Keep a traceback in the run, or on this machine where the run is not written down yet: the file's path."""
-    if run.store.exists(RUN):
-        return run.keep_failure(text)
-    with tempfile.NamedTemporaryFile("w", prefix="kosmos-failure-", suffix=".txt", delete=False) as sink:
-        sink.write(text)
-    return sink.name
+def _obituary(ray_train: Any, desk: Any) -> Any:
+    """What tells of workers that died: Ray Train's controller alone knows of those."""
+
+    class Obituary(ray_train.UserCallback):  # type: ignore[misc]
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            dead = {
+                rank: (news.DIED, str(error)[:MAX_CHARS])
+                for rank, error in worker_exceptions.items()
+                if type(error).__name__.startswith("WorkerHealthCheck")
+            }
+            if dead:
+                desk.say.remote(news.FAILED, dead)
+
+    return Obituary()
 
 
+# in Ray: a worker ---------------------------------------------------------------------------------------------------
 def _worker(given: dict[str, Any]) -> None:
-    """Run in a worker of Ray Train: `fit`, its words through the wire."""
+    """Run in each worker of Ray Train: the job, from the newest checkpoint on. What it says goes to the desk."""
     import ray
 
-    ray_train = _ray_train()
     job: Job = given["job"]
-    wire = given["wire"]
-
-    def preempted() -> bool:
-        return bool(ray.get(wire.stopped.remote())) or ray_train.get_preemption_info() is not None
-
-    try:
-        run = Run(job.out)
-        if run.store.absent or not run.store.exists(PROBE):
-            raise ConfigError(
-                f"the worker does not see {job.out}; give --out and --store a bucket or a folder that all nodes share"
-            )
-        result = go(job, prepare(job), lambda metrics: wire.say.remote(UPDATE, metrics), preempted)
-        ray.get(wire.say.remote(RESULT, result))
-    except KosmosError as error:
-        ray.get(wire.say.remote(ERROR, error))
-
-
-@dataclass(slots=True)
-class Wish:
-    """Whether somebody wants an end: a plain attribute, as a lock taken by a signal's code would wait for itself."""
-
-    stop: bool = False
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[Wish]:
-    """The wish that the first SIGINT or SIGTERM makes; a second SIGINT is passed on."""
-    asked = Wish()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
+    desk = given["desk"]
+    if ray.get(desk.over.remote()):
         return
-
-    def ask(number: int, _: Any) -> None:
-        if asked.stop and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.stop = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-# the face -----------------------------------------------------------------------------------------------------------
-class Face:
-    """Plain lines: one every five seconds, on stderr; the end on stdout."""
-
-    def __init__(self, out: TextIO | None = None) -> None:
-        self._out, self._said, self._last = out or sys.stderr, 0.0, 0
-
-    def begin(self, start: int, last: int) -> None:
-        """The updates start + 1 .. last are to come."""
-        self._last = last
-
-    def advance(self, metrics: Metrics) -> None:
-        """An update is done."""
-        if time.monotonic() - self._said > PLAIN_EVERY_S or metrics.update == self._last:
-            self._said = time.monotonic()
-            bad = f", {metrics.bad_images} bad images" if metrics.bad_images else ""
-            skipped = f", no step: {metrics.skipped}" if metrics.skipped else ""
-            self.note(f"update {metrics.update:,} of {self._last:,}: {_words(metrics)}{bad}{skipped}")
-
-    def note(self, text: str) -> None:
-        """A sentence for the person."""
-        print(text, file=self._out, flush=True)
-
-    def end(self, summary: dict[str, Any]) -> None:
-        """It is done: from which loss to which, where it lies, what to type next."""
-        losses = ""
-        if summary["first_loss"] is not None and summary["last_loss"] is not None:
-            losses = (
-                f"loss {summary['first_loss']:.3f} at update {summary['first_update']:,}, "
-                f"{summary['last_loss']:.3f} at update {summary['update']:,}; "
-            )
-        print(f"{losses}the checkpoint is {summary['checkpoint']}; next: {summary['next']}", flush=True)
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
+    with _Teller(ray, desk), opened(job.config.system.precision) as world:
+        if world.first:
+            ray.get(desk.say.remote(news.UP, world.size))
+        _check_sees(job, given["witness"], world)
+        with _Watch(ray, desk, world.first) as watch:
+            ready = prepared(job, world)
+            if world.first:
+                ray.get(desk.say.remote(news.BEGUN, (world.size, ready.start)))
+            result = go(ready.job, ready, lambda metrics: desk.say.remote(news.UPDATE, metrics), watch.wanted, world)
+            if result.interrupted and given["spare"] and world.say(watch.why if world.first else None) == news.MOVED:
+                if world.first:
+                    ray.get(desk.say.remote(news.MOVED, result.update))
+                threading.Event().wait()  # the node takes this process along, or Ray Train ends it when that is due
+            if world.first:
+                ray.get(desk.say.remote(news.RESULT, result))
 
 
-class JsonFace(Face):
-    """One JSON object a line on stdout, one for each update."""
-
-    def advance(self, metrics: Metrics) -> None:
-        """{"event": "update", ...}"""
-        self._event(event="update", **metrics.plain())
-
-    def note(self, text: str) -> None:
-        """{"event": "note", ...}"""
-        self._event(event="note", text=text)
-
-    def end(self, summary: dict[str, Any]) -> None:
-        """{"event": "end", ...}"""
-        self._event(event="end", **summary)
-
-    def _event(self, **event: Any) -> None:
-        print(json.dumps(event), flush=True)
-
-
-class Bar(Face):
-    """A live bar with the loss."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[words]}"),
-            console=Console(stderr=True),
+def _check_sees(job: Job, witness: str, world: World) -> None:
+    """ConfigError on every rank if one of them sees another folder than the driver does."""
+    run = Run(job.out)
+    sees = not run.store.absent and run.store.exists(witness)
+    if world.sum([int(sees)]) != [world.size]:
+        raise ConfigError(
+            f"a worker does not see {job.out}; give --out and --store a bucket or a folder that all nodes share"
         )
 
-    def begin(self, start: int, last: int) -> None:
-        """A new bar."""
-        super().begin(start, last)
-        self._task = self._bar.add_task("", total=last, completed=start, words="")
-        self._bar.start()
 
-    def advance(self, metrics: Metrics) -> None:
-        """The bar moves."""
-        self._bar.update(self._task, completed=metrics.update, words=_words(metrics))
-        if metrics.skipped:
-            self.note(f"update {metrics.update:,} made no step: {metrics.skipped}")
+class _Teller:
+    """Tells the desk of what goes wrong. A sentence for a person ends the worker in peace: it is not started again."""
 
-    def note(self, text: str) -> None:
-        """A line above the bar."""
-        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+    def __init__(self, ray: Any, desk: Any) -> None:
+        self._ray, self._desk = ray, desk
 
-    def close(self) -> None:
-        """The bar stands."""
-        self._bar.stop()
+    def __enter__(self) -> None:
+        """Nothing is wrong yet."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """Tell of an exception; True if it was a sentence."""
+        if isinstance(error, KosmosError):
+            self._ray.get(self._desk.say.remote(news.ERROR, error))
+            return True
+        if error is not None:
+            rank = int(os.environ.get("RANK", "0"))
+            text = "".join(traceback.format_exception(kind, error, trace))[-MAX_CHARS:]
+            self._ray.get(self._desk.say.remote(news.FAILED, {rank: (f"failed ({first_line(error)})", text)}))
+        return False
 
 
-def _words(metrics: Metrics) -> str:
-    return f"loss {metrics.loss:.3f}, {metrics.tokens_per_s:,.0f} tokens/s"
+class _Watch(threading.Thread):
+    """Looks out, in a thread, for the wish to stop and for a node that goes away: no update waits for an answer.
 
+    Ray Train's answer on the latter is a barrier of all workers, so each has this thread, and none calls it elsewhere.
+    """
 
-def _choose(as_json: bool) -> Face:
-    if as_json:
-        return JsonFace()
-    return Bar() if sys.stderr.isatty() else Face()
+    def __init__(self, ray: Any, desk: Any, first: bool) -> None:
+        super().__init__(name="watch", daemon=True)
+        self._ray, self._desk, self._first = ray, desk, first
+        self._over = threading.Event()
+        self.why = ""
+
+    def __enter__(self) -> _Watch:
+        """Look out."""
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """No longer. Not joined: it may wait in a barrier, for a worker that has ended."""
+        self._over.set()
+
+    def wanted(self) -> bool:
+        """Whether this worker is to end after the update in flight."""
+        return bool(self.why)
+
+    def run(self) -> None:
+        """Look, until it is over."""
+        ray_train = _ray_train()
+        with contextlib.suppress(self._ray.exceptions.RayError):
+            while not self._over.wait(WATCH_S):
+                if self._first and self._ray.get(self._desk.stopped.remote()):
+                    self.why = STOPPED
+                elif not self.why and ray_train.get_preemption_info() is not None:
+                    self.why = news.MOVED

@@ -43,6 +43,8 @@ VERBS = (
     "gc",
     "abandon",
     "train",
+    "plan train",
+    "export",
     "generate",
 )
 
@@ -70,9 +72,9 @@ def test_help_names_every_command_and_an_example_of_each(capsys: pytest.CaptureF
     assert ended.value.code == 0
     text = capsys.readouterr().out
     for verb in VERBS:
-        assert f"    {verb} " in text
+        assert re.search(rf"^    {verb}\s", text, re.MULTILINE)
         with pytest.raises(SystemExit):
-            main([verb, "--help"])
+            main([*verb.split(), "--help"])
         assert f"example: kosmos {verb}" in capsys.readouterr().out
 
 
@@ -365,11 +367,19 @@ def test_show_prints_what_is_hashed(capsys: pytest.CaptureFixture[str]) -> None:
         (["verify", "--store", "{web}/none"], "is empty"),
         (["run", "--set", "pack.tokenizer=/none/x.model"], "/none/x.model cannot be read"),
         (["run", "--set", "pack.streams=words"], "name some of text, caption, interleaved"),
-        (["train", "--recipe", "huge"], "no training recipe 'huge'; there is tiny, kosmos1"),
+        (["train", "--recipe", "huge"], "no training recipe 'huge'; there is tiny, kosmos1, text"),
         (["train", "--set", "model.dims=64"], "did you mean dim?"),
         (["train", "--out", "{web}/none"], "give the digests that `kosmos freeze pack` prints"),
         (["train", "0" * 64, "--store", "{store}", "--out", "{web}/none"], "`kosmos freeze STAGE` prints one"),
-        (["train", "0" * 64, "--workers", "2"], "trains with one process"),
+        (["train", "0" * 64, "--workers", "4-2"], "--workers is 4-2; give 0 for this process, N workers in Ray"),
+        (["train", "0" * 64, "--workers", "0", "--restarts", "2"], "--restarts is of workers in Ray; give --workers N"),
+        (["train", "0" * 64, "--scale-batch", "1/0"], "--scale-batch is '1/0'; give a number or a fraction, as"),
+        (["train", "0" * 64, "--scale-batch", "-1"], "data.scale_batch is -1.0; set it above 0"),
+        (["plan", "train"], "nothing to plan for; give the digests that `kosmos freeze pack --all` prints"),
+        (["plan", "train", "0" * 64, "--recipe", "huge"], "no training recipe 'huge'; there is tiny, kosmos1, text"),
+        (["plan", "train", "0" * 64, "--workers", "0"], "--workers is a number from 1 on"),
+        (["plan", "train", "0" * 64, "--store", "{store}"], "`kosmos freeze STAGE` prints one"),
+        (["export", "--run", "{web}/none", "--out", "{web}/new"], "holds no checkpoint; run `kosmos train"),
         (["generate", "--run", "{web}/none"], "give --image FILE, --prompt TEXT, or both"),
         (["generate", "--run", "{web}/none", "--prompt", "A"], "holds no checkpoint; run `kosmos train"),
     ],
@@ -382,6 +392,70 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     captured = capsys.readouterr()
     assert says.format(**fill) in captured.err and captured.err.count("\n") == 1
     assert "Traceback" not in captured.err
+
+
+def test_a_training_is_asked_for_by_its_flags(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, scale in ((["--scale-batch", "1/16"], 0.0625), (["--scale-batch", "2"], 2.0), ([], 1.0)):
+        assert main(["train", "--recipe", "text", *words, "--show", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["data"]["scale_batch"] == scale and found["model"]["images"] is False
+    asked: dict[str, Any] = {}
+
+    def train(config: Any, *given: Any, **options: Any) -> int:
+        asked.update(options, given=given, name=config.name)
+        return 0
+
+    monkeypatch.setattr("trainer.command.train", train)
+    words = "train d0 d1 --store s --out o --updates 7 --workers 8-64 --gpus-per-worker 0.5 --restarts 5 --heldout h0"
+    more = "--heldout h1 --clip c --init-from i --accept-change --wandb w --extend e --union --recipe kosmos1 --json"
+    assert main([*words.split(), *more.split()]) == 0
+    assert asked == {
+        "name": "kosmos1",
+        "given": (["d0", "d1"], "s", "o"),
+        "updates": 7,
+        "workers": "8-64",
+        "as_json": True,
+        "extend": ["e"],
+        "union": True,
+        "heldout": ["h0", "h1"],
+        "clip": "c",
+        "init_from": "i",
+        "accept_change": True,
+        "wandb": "w",
+        "gpus_per_worker": 0.5,
+        "restarts": 5,
+    }
+
+
+def test_a_training_is_planned_and_exported_by_their_functions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    def estimate(config: Any, *given: Any) -> list[str]:
+        asked.append((config.name, *given))
+        return ["a line", "another"]
+
+    def export(*given: Any, **options: Any) -> str:
+        asked.append((*given, options))
+        return "/place"
+
+    monkeypatch.setattr("trainer.estimate.estimate", estimate)
+    monkeypatch.setattr("trainer.export.export", export)
+    words = ["plan", "train", "d0", "d1", "--recipe", "kosmos1", "--workers", "64", "--store", "s"]
+    assert main(words) == 0
+    assert capsys.readouterr().out == "a line\nanother\n"
+    assert main([*words, "--gpus-per-worker", "0.5", "--device", "H200", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"lines": ["a line", "another"]}
+    assert main(["export", "--run", "r", "--out", "a b", "--update", "5", "--dtype", "bf16"]) == 0
+    assert capsys.readouterr().out == "/place holds the model; next: kosmos generate --run 'a b' --image FILE\n"
+    assert asked == [
+        ("kosmos1", ["d0", "d1"], "s", 64, "H100"),
+        ("kosmos1", ["d0", "d1"], "s", 32, "H200"),
+        ("r", "a b", {"update": 5, "dtype": "bf16", "layout": "kosmos"}),
+    ]
 
 
 def test_an_unwritable_store_is_exit_code_3(web: tuple[Path, Truth], capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,8 @@ def test_a_run_says_what_it_was_made_of(data: Data, tmp_path: Path) -> None:
     go(data, tmp_path / "run", 1)
     described = Run(str(tmp_path / "run")).describe()
     assert described is not None
-    assert described.config == replace(TOY, model=replace(TOY.model, vocab_size=shards.VOCAB.size))
+    model = replace(TOY.model, vocab_size=shards.VOCAB.size, freeze_tower="no")
+    assert described.config == replace(TOY, model=model)
     assert described.digests == (data.digest,)
     assert described.vocabulary == hashlib.sha256(shards.MODEL).hexdigest()
     assert Run(str(tmp_path / "run")).tokenizer(described) == shards.MODEL
@@ -60,9 +61,7 @@ def test_a_run_and_its_data_in_a_bucket(s3: str, data: Data, tmp_path: Path) -> 
 
 def test_a_checkpoint_that_is_damaged_stops_the_run(data: Data, tmp_path: Path) -> None:
     go(data, tmp_path / "run", 3)
-    latest = Run(str(tmp_path / "run")).latest()
-    assert latest is not None
-    file = tmp_path / "run" / latest.parts["optimizer"].path
+    (file,) = (tmp_path / "run" / "checkpoints" / "00000003").glob("*.safetensors")
     body = bytearray(file.read_bytes())
     body[len(body) // 2] ^= 1
     file.write_bytes(body)
@@ -96,6 +95,69 @@ def test_another_config_and_a_foreign_folder_are_refused(data: Data, tmp_path: P
         fit(TOY, [data.more], data.store, str(tmp_path / "run"), 2)
     with pytest.raises(ConfigError, match="holds other things"):
         go(data, data.store, 1)
+
+
+# on other words -----------------------------------------------------------------------------------------------------
+def test_a_change_that_is_accepted_holds_from_there_on(data: Data, tmp_path: Path) -> None:
+    out, slower = tmp_path / "run", override(TOY, ["optim.lr=0.001"])
+    go(data, out, 2)
+    with pytest.raises(ConfigError, match=r"optim.lr is 0.001 here and 0.01 in the run .* --accept-change"):
+        go(data, out, 4, config=slower)
+    notes: list[str] = []
+    go(data, out, 4, config=slower, accept_change=True, note=notes.append)
+    assert "optim.lr was 0.01 and is 0.001 from here on" in notes
+    go(data, out, 5, config=slower)  # it is the run's now
+    rates = [line["lr"] for line in Run(str(out)).metrics()]
+    assert rates == [config.optim.lr_at(n) for n, config in enumerate([TOY, TOY, slower, slower, slower], start=1)]
+    with pytest.raises(ConfigError, match=r"optim.lr is 0.01 here and 0.001 in the run"):
+        go(data, out, 6)
+    with pytest.raises(ConfigError, match=r"model\.dim is 8 here and 16 in the run [^;]*; give --out a new folder, or"):
+        go(data, out, 6, config=override(slower, ["model.dim=8", "model.heads=2"]), accept_change=True)
+
+
+def test_what_is_held_out_is_looked_at_and_trained_on_by_nobody(data: Data, tmp_path: Path) -> None:
+    images = [shards.jpeg(number) for number in range(40, 44)]
+    rows = {"text": [shards.rows_of(5, 3)], "caption": [[shards.caption(image, 7, 8) for image in images]]}
+    heldout = shards.pack(data.store, [rows], key="heldout-0")
+    looked = override(TOY, ["heldout.every=2"])
+    seen: list[loop.Metrics] = []
+    go(data, tmp_path / "run", 5, config=looked, heldout=[heldout], report=seen.append)
+    assert [sorted(metrics.heldout) for metrics in seen] == [
+        [],
+        ["caption", "caption_permuted", "text"],
+        [],
+        ["caption", "caption_permuted", "text"],
+        ["caption", "caption_permuted", "text"],
+    ]
+    go(data, tmp_path / "plain", 5)
+    assert weights(tmp_path / "run") == weights(tmp_path / "plain")
+    with pytest.raises(ConfigError, match="held out"):
+        fit(TOY, [heldout], data.store, str(tmp_path / "other"), 1)
+    other = shards.pack(f"{tmp_path}/store", [rows], key="heldout-0", model=b"another")
+    with pytest.raises(ConfigError, match=r"holds nothing|no manifest"):
+        go(data, tmp_path / "run", 6, config=looked, heldout=[other])
+
+
+def test_a_run_without_images_has_no_tower(data: Data, tmp_path: Path) -> None:
+    words = override(TOY, ["model.images=false", "data.quotas.caption=0", "data.quotas.interleaved=0"])
+    go(data, tmp_path / "run", 2, config=words)
+    assert all(name.startswith("decoder.") for name in weights(tmp_path / "run"))
+    with pytest.raises(ConfigError, match=r"model\.images is false.*data\.quotas"):
+        go(data, tmp_path / "other", 2, config=override(TOY, ["model.images=false"]))
+
+
+def test_a_run_from_another_ones_weights_needs_it_no_more(data: Data, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    go(data, first, 3)
+    notes: list[str] = []
+    go(data, second, 1, init_from=str(first), config=override(TOY, ["optim.lr=1e-9"]), note=notes.append)
+    before, after = (Run(str(out)).tensors(Run(str(out)).latest(), "model.") for out in (first, second))
+    assert all((before[name] - after[name]).abs().max() < 1e-6 for name in before)
+    go(data, second, 2, init_from=str(first), config=override(TOY, ["optim.lr=1e-9"]))  # the same command resumes
+    first.rename(tmp_path / "gone")
+    go(data, second, 3, config=override(TOY, ["optim.lr=1e-9"]))
+    with pytest.raises(ConfigError, match="began without --init-from"):
+        go(data, tmp_path / "gone", 4, init_from=str(second))
 
 
 # more data ----------------------------------------------------------------------------------------------------------
