@@ -37,7 +37,7 @@ CRAWLS = "pipelines.offers:crawls"
 TRAININGS = {name: f"trainer.config:{name}" for name in ("tiny", "kosmos1", "text")}
 TRAIN = "trainer.command:train"
 ESTIMATE = "trainer.estimate:estimate"
-EXPORT = "trainer.export:export"
+EXPORT = "trainer.weights.export:export"
 GENERATE = "trainer.answer:answer"
 SMALL, PRESET = "--small", "--preset="
 

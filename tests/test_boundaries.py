@@ -15,7 +15,12 @@ FILES = sorted(path for name in ("engine", "pipelines", "trainer") for path in (
 RAY = {"engine/cluster.py", "trainer/launch.py"}
 ENGINE = {"engine", "pyarrow", "obstore", "rich", "numpy", "xxhash"}
 # a unit's fault, a record's, and an image's: each place turns any exception into a reason
-GUARDS = {"engine/attempt.py": 1, "pipelines/extract.py": 1, "pipelines/fetch/asking.py": 1, "trainer/images.py": 1}
+GUARDS = {
+    "engine/attempt.py": 1,
+    "pipelines/extract.py": 1,
+    "pipelines/fetch/asking.py": 1,
+    "trainer/data/images.py": 1,
+}
 
 
 def name(path: Path) -> str:

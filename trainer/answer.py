@@ -13,9 +13,9 @@ import torch
 
 from engine.errors import ConfigError
 from engine.vocab import EOS
-from trainer.export import configured, load
+from trainer.data.images import decode
 from trainer.generate import greedy, prompt, unspoken
-from trainer.images import decode
+from trainer.weights.export import configured, load
 
 MAX_IMAGE_BYTES = 64 << 20
 MAX_NAME = 200  # letters of a file's name in a sentence

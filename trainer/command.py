@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from engine.errors import ConfigError, Interrupted
 from engine.store import absolute
 from trainer import faces, launch
-from trainer.checkpoints import Run
+from trainer.checkpoints.run import Run
 from trainer.config import Config
 from trainer.faces import Face
 from trainer.fit import go

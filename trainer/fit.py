@@ -11,15 +11,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from trainer import loop, memory, parallel, start
+from trainer import loop, memory, parallel
 from trainer.board import Board
-from trainer.changes import check
+from trainer.checkpoints.changes import check
+from trainer.checkpoints.saver import Saver
 from trainer.config import Config
-from trainer.heldout import Heldout
+from trainer.data.heldout import Heldout
+from trainer.data.loader import Loader, prefetch
 from trainer.job import Job, Ready, prepared
-from trainer.loader import Loader, prefetch
 from trainer.loop import Metrics, Result
-from trainer.saver import Saver
+from trainer.weights import start
 from trainer.world import World, opened
 
 

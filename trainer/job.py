@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from engine.errors import BudgetExceeded, ConfigError, KosmosError, Missing, StoreError
-from trainer import order, rows, start
-from trainer.changes import Described, check
-from trainer.checkpoints import RUN, Checkpoint, Run
+from trainer.checkpoints.changes import Described, check
+from trainer.checkpoints.run import RUN, Checkpoint, Run
 from trainer.config import Config
-from trainer.heldout import notes as heldout_notes
+from trainer.data import order, rows
+from trainer.data.heldout import notes as heldout_notes
+from trainer.weights import start
 from trainer.world import World
 
 FAULTS = {kind.__name__: kind for kind in (BudgetExceeded, ConfigError, Missing, StoreError)}

@@ -25,7 +25,7 @@ from typing import Any
 
 from engine.errors import ConfigError, KosmosError
 from trainer import news
-from trainer.checkpoints import Run
+from trainer.checkpoints.run import Run
 from trainer.faces import Face
 from trainer.fit import go
 from trainer.job import Job, Ready, prepared, probed

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import KosmosError
-from trainer.checkpoints import RUN, Run
+from trainer.checkpoints.run import RUN, Run
 from trainer.faces import Face
 from trainer.loop import Result
 

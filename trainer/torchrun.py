@@ -12,7 +12,7 @@ from datetime import timedelta
 from torch import distributed
 
 from engine.errors import KosmosError
-from trainer.checkpoints import Run
+from trainer.checkpoints.run import Run
 from trainer.job import Job
 from trainer.news import first_line, keep_failure
 from trainer.world import World, opened

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from tests.trainer.runs import Data, packed
-from trainer.checkpoints import Run
+from trainer.checkpoints.run import Run
+from trainer.checkpoints.saver import Saver
 from trainer.config import tiny
 from trainer.fit import fit
-from trainer.saver import Saver
 
 GOAL = 0.02
 SCALE = 1 / 16

@@ -22,10 +22,10 @@ import pyarrow as pa
 
 from engine.ledger import Ledger
 from tests.trainer import shards
-from trainer import order
 from trainer.config import DataConfig, MicroBatch, Quotas
-from trainer.loader import Loader, prefetch
-from trainer.rows import Sources, sources
+from trainer.data import order
+from trainer.data.loader import Loader, prefetch
+from trainer.data.rows import Sources, sources
 
 ROW_BYTES = 17_000
 FILE_ROWS = 15_616  # 256 MiB

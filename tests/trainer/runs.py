@@ -9,7 +9,7 @@ from typing import Any
 from tests.trainer import shards
 from tests.trainer.test_loop import CONFIG
 from trainer import loop
-from trainer.checkpoints import Run
+from trainer.checkpoints.run import Run
 from trainer.config import Config, DataConfig, MicroBatch, Quotas
 from trainer.fit import fit
 

@@ -19,13 +19,13 @@ from engine.errors import ConfigError, KosmosError, StoreError
 from engine.vocab import EOS, Vocab
 from tests.trainer import shards
 from tests.trainer.test_loop import CONFIG
-from tests.trainer.test_start import trained
+from tests.trainer.weights.test_start import trained
 from trainer.answer import answer
-from trainer.checkpoints import Described, Run
+from trainer.checkpoints.run import Described, Run
+from trainer.checkpoints.saver import Saver
 from trainer.config import Quotas
 from trainer.loop import adamw
 from trainer.model import Kosmos
-from trainer.saver import Saver
 from trainer.words import Words
 from trainer.world import World
 

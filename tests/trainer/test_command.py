@@ -19,7 +19,7 @@ from engine.config import override
 from engine.errors import BudgetExceeded, ConfigError, Interrupted, KosmosError
 from tests.trainer.runs import TOY, Data, go, losses, weights
 from trainer import command, job, memory
-from trainer.checkpoints import Run
+from trainer.checkpoints.run import Run
 from trainer.config import Config
 
 ROOT = Path(__file__).parent.parent.parent

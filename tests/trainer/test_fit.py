@@ -18,7 +18,7 @@ from engine.errors import ConfigError, StoreError
 from tests.trainer import shards
 from tests.trainer.runs import TOY, Data, go, losses, packed, weights
 from trainer import loop
-from trainer.checkpoints import Run
+from trainer.checkpoints.run import Run
 from trainer.fit import fit
 
 ROOT = Path(__file__).parent.parent.parent

@@ -20,7 +20,7 @@ from engine.config import override
 from engine.errors import ConfigError, Interrupted, KosmosError
 from tests.trainer.runs import TOY, Data, go, losses
 from trainer import command, launch, news
-from trainer.checkpoints import Run
+from trainer.checkpoints.run import Run
 from trainer.config import Config
 from trainer.job import Job
 

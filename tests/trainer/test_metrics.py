@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import StoreError
-from tests.trainer.test_checkpoints import paths, run_at
-from trainer.checkpoints import COMPLETE, Checkpoint, Run
-from trainer.index import Part
+from tests.trainer.checkpoints.test_run import paths, run_at
+from trainer.checkpoints.index import Part
+from trainer.checkpoints.run import COMPLETE, Checkpoint, Run
 
 
 def commit(run: Run, update: int, lines: Sequence[Mapping[str, object]], keep: int = 3) -> Checkpoint:

@@ -9,7 +9,7 @@ import pytest
 
 from engine.errors import ConfigError
 from trainer import news
-from trainer.checkpoints import RUN, Run
+from trainer.checkpoints.run import RUN, Run
 from trainer.faces import Face
 from trainer.loop import Result
 from trainer.news import News

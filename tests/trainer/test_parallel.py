@@ -18,8 +18,8 @@ from tests.trainer.test_loop import CONFIG, VOCAB, model_of
 from trainer import loop, parallel
 from trainer.batch import MicroBatch, Update
 from trainer.config import Config, HeldoutConfig, SystemConfig
+from trainer.data.order import num_micro_batches, slice_of
 from trainer.metrics import Metrics
-from trainer.order import num_micro_batches, slice_of
 from trainer.world import World, opened
 
 QUOTAS = {"text": 3, "caption": 5, "interleaved": 2}

@@ -19,7 +19,7 @@ from engine.errors import ConfigError, KosmosError, StoreError
 from tests.trainer.ranks import FORK, LIMIT_S
 from tests.trainer.runs import TOY, Data, losses
 from trainer import command
-from trainer.checkpoints import Run
+from trainer.checkpoints.run import Run
 from trainer.config import tiny
 from trainer.job import Job
 from trainer.torchrun import together
