@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from engine.errors import BudgetExceeded, ConfigError, KosmosError, Missing, StoreError
+from trainer import board
 from trainer.checkpoints.changes import Described, check
 from trainer.checkpoints.run import RUN, Checkpoint, Run
 from trainer.config import Config
@@ -199,6 +200,8 @@ def _check_words(job: Job) -> None:
         raise ConfigError("--union says how new rows are mixed in; give their digests with --extend")
     if job.clip and not job.config.model.images:
         raise ConfigError("--clip gives the weights of an image tower and this recipe has none; leave it out")
+    if job.wandb:
+        board.check(job.wandb)
 
 
 def _grown(state: order.State, first: int, sources: rows.Sources, digests: tuple[str, ...], job: Job) -> order.State:
