@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check golden fuzz clean
+.PHONY: install demo test check learn golden fuzz clean
 
 install: $(VENV)/.installed
 
@@ -23,6 +23,10 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# That a model learns what pictures show: minutes of training; see tests/trainer/test_learns.py.
+learn: install
+	$(BIN)/pytest -m learn tests/trainer/test_learns.py
 
 # How faithful the extraction is, page by page; see tests/golden/README.md.
 golden: install
