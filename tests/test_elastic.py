@@ -15,7 +15,7 @@ from tests.trainer.ranks import ranks
 from tests.trainer.runs import TOY, Data, losses, packed
 from trainer import fit
 from trainer.batch import Update
-from trainer.checkpoints import Run
+from trainer.checkpoints.run import Run
 from trainer.config import MicroBatch, Quotas
 from trainer.world import World
 

@@ -443,7 +443,7 @@ def test_a_training_is_planned_and_exported_by_their_functions(
         return "/place"
 
     monkeypatch.setattr("trainer.estimate.estimate", estimate)
-    monkeypatch.setattr("trainer.export.export", export)
+    monkeypatch.setattr("trainer.weights.export.export", export)
     words = ["plan", "train", "d0", "d1", "--recipe", "kosmos1", "--workers", "64", "--store", "s"]
     assert main(words) == 0
     assert capsys.readouterr().out == "a line\nanother\n"

@@ -24,7 +24,7 @@ from trainer.data.rows import Row
 
 # Positions of a micro-batch: the first that its longest row fits, so that a compiled model meets these shapes alone.
 # Captions have 67 positions beside their text and are 81-85 long on average (KOSMOS-1, table 18); packed text is full.
-LENGTHS = {"text": (2048,), "caption": (96, 128, 192, 512), "interleaved": (512, 1024, 2048)}
+LENGTHS = {"text": (2048,), "caption": (96, 128, 192, 256, 384, 512), "interleaved": (512, 1024, 2048)}
 WITHOUT_IMAGES = ("text",)  # streams whose micro-batches send nothing through the tower
 MOST_THREADS = 16  # decoding 6,000 images an update takes fewer
 
