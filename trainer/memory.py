@@ -3,6 +3,7 @@
 Training with AdamW holds 16 bytes of each parameter that trains, float32: weight, gradient and two moments, shared by
 the processes of a shard group. Beside its share each process has gradients that are not yet summed, whole, and gathered
 weights: KOSMOS-1 takes 12.4 GiB of each of 8 GPUs in bf16, and 34.1 GiB of a single one, before the first activation.
+A checkpoint is written from a copy in the machine's memory, 12 bytes of each parameter of a process's share.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from pathlib import Path
 import torch
 
 from engine.errors import ConfigError
+from trainer.checkpoints.sharded import Gone
 from trainer.config import Config
 from trainer.model import Kosmos, num_parameters
 
-TRAINED_BYTES, WHOLE_BYTES, HALF_BYTES = 16, 4, 2  # of a parameter: with gradient and moments; in float32; in bf16
+# of a parameter: with gradient and moments; its copy for a checkpoint, without the gradient; in float32; in bf16
+TRAINED_BYTES, STAGED_BYTES, WHOLE_BYTES, HALF_BYTES = 16, 12, 4, 2
 SHORT = (  # faults that have no type of their own: of the CPU's allocator, and of CUDA's libraries
     "can't allocate memory",
     "Storage size calculation overflowed",
@@ -30,7 +33,7 @@ LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.
 
 
 def check_fits(config: Config, device: torch.device, ranks: int = 1, local: int = 0) -> None:
-    """ConfigError if what training holds of the model is more than the memory that is free.
+    """ConfigError if what training holds of the model, and the copy for checkpoints, are more than the memory left.
 
     ranks: processes that train it; local: those on this machine, 0 if all are. config.model.freeze_tower: "yes" counts
     the tower as frozen.
@@ -42,12 +45,13 @@ def check_fits(config: Config, device: torch.device, ranks: int = 1, local: int 
         model.freeze_tower()
     num = num_parameters(model)
     here = f"this machine, with {local} processes," if local > 1 else "this machine"
+    held, staged = held_bytes(config, model, ranks, local), staged_bytes(config, model, ranks, local) * local
     if device.type == "cuda":
-        # each process makes the whole model before it goes to its GPU
-        _check(config, num, num * WHOLE_BYTES * local, available_bytes(), here)
-        _check(config, num, held_bytes(config, model, ranks, local), torch.cuda.mem_get_info(device)[0], "its GPU")
+        # each process makes the whole model before it goes to its GPU; checkpoints come later
+        _check(config, num, max(num * WHOLE_BYTES * local, staged), available_bytes(), here)
+        _check(config, num, held, torch.cuda.mem_get_info(device)[0], "its GPU")
     else:
-        _check(config, num, held_bytes(config, model, ranks, local) * local, available_bytes(), here)
+        _check(config, num, held * local + staged, available_bytes(), here)
 
 
 def held_bytes(config: Config, model: Kosmos, ranks: int, local: int) -> int:
@@ -58,9 +62,20 @@ def held_bytes(config: Config, model: Kosmos, ranks: int, local: int) -> int:
     width = HALF_BYTES if system.precision == "bf16" else WHOLE_BYTES
     if ranks == 1 and system.precision == "float32":
         return trained * TRAINED_BYTES + frozen * width
-    shard = min(ranks, system.shard_ranks or local)
+    shard = _sharing(config, ranks, local)
     gathered = 0 if system.reshard else width
     return trained * TRAINED_BYTES // shard + trained * (WHOLE_BYTES + gathered) + frozen * width
+
+
+def staged_bytes(config: Config, model: Kosmos, ranks: int, local: int) -> int:
+    """What one of them holds in the machine's memory beside, to write checkpoints from: weights and moments."""
+    trained = num_parameters(model) - sum(parameter.numel() for parameter in model.frozen_parameters())
+    return trained * STAGED_BYTES // _sharing(config, ranks, local)
+
+
+def _sharing(config: Config, ranks: int, local: int) -> int:
+    """Processes that share a parameter."""
+    return min(ranks, config.system.shard_ranks or local)
 
 
 def _check(config: Config, num: int, wanted: int, free: int | None, place: str) -> None:
@@ -72,8 +87,9 @@ def _check(config: Config, num: int, wanted: int, free: int | None, place: str) 
             "share it between more GPUs with --workers N, give --set system.reshard=true, or make the model smaller "
             "with --set model.layers=N"
         )
+    copied = "" if place == "its GPU" else " with the copy that checkpoints are written from"
     raise ConfigError(
-        f"{config.name} has {num:,} parameters, which take {wanted / 2**30:.1f} GiB, and {place} has "
+        f"{config.name} has {num:,} parameters, which take {wanted / 2**30:.1f} GiB{copied}, and {place} has "
         f"{free / 2**30:.1f} GiB of memory left; {advice}"
     )
 
@@ -96,6 +112,8 @@ def told_when_short() -> Iterator[None]:
     """Turn an allocator's fault, whichever of its kinds, into a ConfigError; what else fails is passed on."""
     try:
         yield
+    except Gone:  # what another process lacks is said there
+        raise
     except (MemoryError, RuntimeError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(s in str(error) for s in SHORT):

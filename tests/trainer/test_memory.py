@@ -50,20 +50,35 @@ def test_what_is_frozen_has_neither_gradient_nor_moments() -> None:
     assert held(replace(text(), system=SystemConfig()), 1, 1) == 16 * 1_340_180_480
 
 
+def test_a_checkpoint_is_copied_from_a_share_of_what_trains() -> None:
+    def staged(config: Config, ranks: int, local: int) -> int:
+        return memory.staged_bytes(config, on_meta(config), ranks, local)
+
+    num = TRAINED + FROZEN
+    assert staged(kosmos1(), 1, 1) == 12 * num and staged(kosmos1(), 64, 8) == 12 * num // 8
+    whole = replace(kosmos1(), system=SystemConfig(shard_ranks=1))
+    assert staged(whole, 8, 8) == 12 * num
+    assert staged(replace(whole, model=replace(whole.model, freeze_tower="yes")), 8, 8) == 12 * TRAINED
+
+
 def test_kosmos1_is_refused_where_it_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 8 << 30)
-    with pytest.raises(ConfigError, match=r"1,662,375,936 parameters, which take 34\.1 GiB, .* has 8\.0 GiB of memory"):
+    with pytest.raises(
+        ConfigError, match=r"1,662,375,936 parameters, which take 52\.6 GiB with the copy .* has 8\.0 GiB of memory"
+    ):
         memory.check_fits(kosmos1(), CPU)
     memory.check_fits(CONFIG, CPU)
-    monkeypatch.setattr(memory, "available_bytes", lambda: 36 << 30)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 54 << 30)
     memory.check_fits(kosmos1(), CPU)
     # two processes share the weights, but not the machine's memory
-    with pytest.raises(ConfigError, match=r"take 43\.3 GiB, and this machine, with 2 processes, has 36\.0 GiB"):
+    with pytest.raises(ConfigError, match=r"take 61\.9 GiB with .*, and this machine, with 2 processes, has 54\.0 GiB"):
         memory.check_fits(kosmos1(), CPU, ranks=2)
     memory.check_fits(kosmos1(), CPU, ranks=2, local=1)
 
 
-def test_a_gpu_is_asked_for_its_share_and_the_machine_for_the_building(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_asked_for_its_share_and_the_machine_for_building_and_checkpoints(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     gpu = torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (20 << 30, 80 << 30))
     monkeypatch.setattr(memory, "available_bytes", lambda: 64 << 30)
@@ -72,9 +87,14 @@ def test_a_gpu_is_asked_for_its_share_and_the_machine_for_the_building(monkeypat
         ConfigError, match=r"its GPU has 20\.0 GiB of memory left; .*--workers N, .*system\.reshard=true"
     ):
         memory.check_fits(kosmos1(), gpu)
-    with pytest.raises(ConfigError, match=r"take 99\.1 GiB, and this machine, with 16 processes"):
+    with pytest.raises(ConfigError, match=r"take 99\.1 GiB with .*, and this machine, with 16 processes"):
         memory.check_fits(kosmos1(), gpu, ranks=16)
     memory.check_fits(kosmos1(), gpu, ranks=16, local=8)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80 << 30, 80 << 30))
+    memory.check_fits(kosmos1(), gpu)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 16 << 30)  # it could be built, and never be saved
+    with pytest.raises(ConfigError, match=r"take 18\.6 GiB with the copy that checkpoints are written from"):
+        memory.check_fits(kosmos1(), gpu)
 
 
 def test_where_nothing_tells_all_models_fit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,8 @@ def check(
         for one in found_out
         if one in bound or one.name == TOTAL
     ]
-    return bool(bound), words
+    # a longer schedule needs nobody's word, and is another learning rate all the same: it is recorded
+    return bool(bound) or any(one.name == TOTAL for one in found_out), words
 
 
 def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

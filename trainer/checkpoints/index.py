@@ -22,6 +22,7 @@ SUM_DIGITS = 16
 FILE = re.compile(r"[0-9]{5,}\.[0-9a-f]{12}\.safetensors")
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "I64": torch.int64}  # as safetensors names them
 MOST = 1 << 62
+MOST_DIMS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,11 +93,11 @@ def parsed(body: bytes) -> Index:
     try:
         document = json.loads(body)
         if document["piece_bytes"] != PIECE_BYTES:
-            raise ValueError(f"its sums are of {document['piece_bytes']!r} bytes, not of {PIECE_BYTES}")
+            raise ValueError(f"its sums are of {document['piece_bytes']!r:.100} bytes, not of {PIECE_BYTES}")
         files = tuple(_part(one) for one in document["files"])
         tensors = {name: _entry(one) for name, one in document["tensors"].items()}
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"it is no index: {error!r}") from None
+        raise ValueError(f"it is no index: {error!r:.300}") from None
     found = Index(files=files, tensors=tensors)
     check(found)
     return found
@@ -108,6 +109,9 @@ def check(index: Index) -> None:
     for name, entry in index.tensors.items():
         if entry.dtype not in DTYPES:
             raise ValueError(f"{name} is of the unknown type {entry.dtype!r}")
+        # one of no numbers has no bytes that would bound it
+        if len(entry.shape) > MOST_DIMS or math.prod(max(size, 1) for size in entry.shape) >= MOST >> 3:
+            raise ValueError(f"{name} is larger than a tensor can be")
         if not _tiles(entry):
             raise ValueError(f"the chunks of {name} do not make up its shape {list(entry.shape)}")
         for chunk in entry.chunks:
@@ -167,17 +171,17 @@ def _entry(plain: Any) -> Entry:
 
 def _numbers(plain: Any) -> tuple[int, ...]:
     if not isinstance(plain, Sequence) or isinstance(plain, str):
-        raise TypeError(f"{plain!r} where numbers were due")
+        raise TypeError(f"{plain!r:.100} where numbers were due")
     return tuple(_number(one) for one in plain)
 
 
 def _number(plain: Any) -> int:
     if type(plain) is not int or not 0 <= plain < MOST:
-        raise TypeError(f"{plain!r} where a whole number was due")
+        raise TypeError(f"{plain!r:.100} where a whole number was due")
     return plain
 
 
 def _text(plain: Any) -> str:
     if not isinstance(plain, str):
-        raise TypeError(f"{plain!r} where a text was due")
+        raise TypeError(f"{plain!r:.100} where a text was due")
     return plain

@@ -20,7 +20,7 @@ def built(kind: Callable[..., Any], plain: Any) -> Any:
     dataclass itself refuses.
     """
     if not isinstance(plain, dict):
-        raise TypeError(f"{plain!r} where fields were due")
+        raise TypeError(f"{plain!r:.100} where fields were due")
     hints = typing.get_type_hints(kind)
     return kind(**{name: _value(hints[name], value) for name, value in plain.items()})
 
@@ -39,5 +39,5 @@ def _value(hint: Any, value: Any) -> Any:
     right = int | float if hint is float else origin or hint  # JSON writes 1 for 1.0
     # Python's True is an int
     if hint is not Any and (isinstance(value, bool) is not (hint is bool) or not isinstance(value, right)):
-        raise TypeError(f"{value!r} where {getattr(hint, '__name__', hint)} was due")
+        raise TypeError(f"{value!r:.100} where {getattr(hint, '__name__', hint)} was due")
     return value

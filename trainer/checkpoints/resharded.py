@@ -91,6 +91,19 @@ def read(store: Store, folder: str, index: Index, tensors: Mapping[str, torch.Te
             _read_file(store, replace(part, path=f"{folder}/{part.path}"), wants, sorted(held[number]))
 
 
+def check_sizes(store: Store, folder: str, index: Index) -> None:
+    """Damaged if a file is not of the size that the index gives; no tensor is larger than its files together."""
+    with ThreadPoolExecutor(max_workers=FETCHES) as pool:
+        for _ in pool.map(lambda part: _check_size(store, replace(part, path=f"{folder}/{part.path}")), index.files):
+            pass
+
+
+def _check_size(store: Store, part: Part) -> None:
+    head = store.head(part.path)
+    if head is None or head.size != part.bytes:
+        raise Damaged(part.path, f"it has {head.size} bytes of {part.bytes}" if head else "it is gone")
+
+
 def _want(name: str, entry: Entry, chunk: Chunk, box: tuple[tuple[int, int], ...], target: torch.Tensor) -> _Want:
     size = entry.num_bytes(chunk)
     row_bytes = size // chunk.sizes[0] if box else size
@@ -101,9 +114,7 @@ def _want(name: str, entry: Entry, chunk: Chunk, box: tuple[tuple[int, int], ...
 
 
 def _read_file(store: Store, part: Part, wants: list[_Want], held: Sequence[tuple[int, int]]) -> None:
-    head = store.head(part.path)
-    if head is None or head.size != part.bytes:
-        raise Damaged(part.path, f"it has {head.size} bytes of {part.bytes}" if head else "it is gone")
+    _check_size(store, part)
     wants.sort(key=lambda want: want.chunk.start + want.low)
     read = [(want.chunk.start + want.low, want.high - want.low) for want in wants]
     # who needs all of it proves all of it; who needs a slice has the sums of its pieces

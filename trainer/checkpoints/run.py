@@ -2,9 +2,10 @@
 
     <out>/run.json                                      create-only: config, order of the data, vocabulary's sha256
     <out>/tokenizer.model                               the SentencePiece model that made its tokens
-    <out>/start.safetensors                             create-only: the weights that it began with, if not random ones
+    <out>/start.safetensors, start.safetensors.sha256   create-only: the weights that it began with, if not random ones
     <out>/order/<update>.json                           create-only: the order from that update on, when data was added
-    <out>/changes/<update>.json                         create-only: the config from then on, where another was accepted
+    <out>/changes/<update>.json                         the config from then on, where another was accepted: it counts
+                                                        with the first complete checkpoint from that update on
     <out>/checkpoints/<update>/<rank>.<attempt>.safetensors    what each process wrote, and index.<attempt>.json
     <out>/checkpoints/<update>/complete.json            create-only, last: names the index, its sha256, the metrics
     <out>/metrics/<first>-<last>.<attempt>-<attempt before>.jsonl     the updates since the checkpoint before
@@ -39,6 +40,7 @@ from trainer.checkpoints import index as indexes
 from trainer.checkpoints import resharded, sharded, state
 from trainer.checkpoints.changes import Described, check
 from trainer.checkpoints.index import Index, Part
+from trainer.checkpoints.lines import LINES, leading_to
 from trainer.checkpoints.plain import built
 from trainer.config import Config, DataConfig
 from trainer.world import World
@@ -51,7 +53,6 @@ RUN, TOKENIZER, COMPLETE = "run.json", "tokenizer.model", "complete.json"
 # TensorBoard follows from the first update on
 BEFORE = ("failures/", "start.safetensors", "tensorboard/")
 # what others put beside ours, a file browser's say, is no file of the run
-LINES = re.compile(r"metrics/([0-9]{8,})-([0-9]{8,})\.([0-9a-f]{12})(?:-([0-9a-f]{12}))?\.jsonl")
 DATED = re.compile(r"(?:order|changes)/([0-9]{8,})\.json")
 INDEX = re.compile(r"index\.([0-9a-f]{12})\.json")
 FOLDER = re.compile(r"[0-9]{8,}")
@@ -87,7 +88,7 @@ class Run:
         return f"Run({self.place!r})"
 
     def describe(self) -> Described | None:
-        """What the run is, with the config that was last accepted; None where there is nothing yet.
+        """What the run is, with the config of its newest checkpoint; None where there is nothing yet.
 
         ConfigError where there is something else, StoreError where it cannot be read.
         """
@@ -100,19 +101,21 @@ class Run:
         document = self._parsed(RUN)
         if document.get("format") != FORMAT:
             raise ConfigError(
-                f"{self.place} has format {document.get('format')!r}, this version reads {FORMAT}; {self.elsewhere}, "
-                "or install the version that wrote it"
+                f"{self.place} has format {document.get('format')!r:.100}, this version reads {FORMAT}; "
+                f"{self.elsewhere}, or install the version that wrote it"
             )
         path = RUN
         try:
             described: Described = built(Described, {name: document[name] for name in _names(Described)})
             changes = self._dated("changes/")
-            if changes:
-                path = changes[max(changes)]
+            done = self._done() if changes else 0
+            first = max((number for number in changes if number <= done), default=None)
+            if first is not None:
+                path = changes[first]
                 described = dataclasses.replace(described, config=built(Config, self._parsed(path)["config"]))
             return described
-        except (KeyError, TypeError, ValueError, ConfigError) as error:
-            raise StoreError(f"{path} in {self.place} cannot be read ({error!r}); {self.elsewhere}") from None
+        except (KeyError, TypeError, ValueError, RecursionError, ConfigError) as error:
+            raise StoreError(f"{path} in {self.place} cannot be read ({error!r:.300}); {self.elsewhere}") from None
 
     def create(self, described: Described, tokenizer: bytes, accept: bool = False) -> None:
         """Make the run, or find it made; ConfigError if it was made with another config, data or vocabulary.
@@ -160,8 +163,10 @@ class Run:
         try:
             data: DataConfig = built(DataConfig, orders[first]["data"])
             return data
-        except (KeyError, TypeError, ValueError, ConfigError) as error:
-            raise StoreError(f"{_order(first)} in {self.place} cannot be read ({error!r}); {self.elsewhere}") from None
+        except (KeyError, TypeError, ValueError, RecursionError, ConfigError) as error:
+            raise StoreError(
+                f"{_order(first)} in {self.place} cannot be read ({error!r:.300}); {self.elsewhere}"
+            ) from None
 
     def add_order(self, first: int, order: Mapping[str, Any], data: DataConfig) -> None:
         """Record the order from an update on; StoreError if there is another one from there."""
@@ -171,14 +176,28 @@ class Run:
                 f"{self.place} adds other data from update {first} on; give the same --extend as before to resume"
             )
 
-    def add_change(self, first: int, config: Config) -> None:
-        """Record the config from an update on; StoreError if there is another one from there."""
-        path, body = f"changes/{first:08d}.json", _json({"config": dataclasses.asdict(config)})
-        if not self.store.put_new(path, body) and self.store.get(path) != body:
-            raise StoreError(
-                f"{self.place} goes on with another config from update {first} on; give the same words as before to "
-                f"resume, or delete {self.place}/{path} if no update was trained with it"
-            )
+    def set_change(self, first: int, config: Config | None) -> None:
+        """Record the config from an update on (None: the one before goes on), right before a checkpoint counts.
+
+        What was recorded beyond the newest complete checkpoint led to none, and goes. StoreError if one that counts is
+        another.
+        """
+        changes = self._dated("changes/")
+        if config is None and not changes:
+            return
+        done, path = self._done(), f"changes/{first:08d}.json"
+        if config is not None:
+            body = _json({"config": dataclasses.asdict(config)})
+            if first > done:
+                sharded.put_kept(self.store, path, body)
+            elif first not in changes or self.store.get(path) != body:
+                raise StoreError(
+                    f"another process has gone on with another config from update {first} of {self.place} on; stop one "
+                    "of the two, then run the same command again to resume"
+                )
+        stale = [path for number, path in changes.items() if number > done and (number != first or config is None)]
+        if stale:
+            self.store.delete(sorted(stale))
 
     def latest(self) -> Checkpoint | None:
         """The newest complete checkpoint; half-written ones do not count."""
@@ -194,8 +213,8 @@ class Run:
         try:
             document = json.loads(self.store.get(path))
             found: Checkpoint = built(Checkpoint, document)
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._damaged(path, repr(error), update) from None
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise self._damaged(path, f"{error!r:.300}", update) from None
         if found.update != update or not _named(found):
             raise self._damaged(path, f"it names {found.index.path} of update {found.update}", update)
         return found
@@ -223,12 +242,13 @@ class Run:
         "model." gives the weights that train, "exp_avg." and "exp_avg_sq." their moments, "" all, by their full names.
         """
         index = self._index(checkpoint)
-        found = {
-            name: torch.empty(entry.shape, dtype=indexes.DTYPES[entry.dtype])
-            for name, entry in index.tensors.items()
-            if name.startswith(prefix)
-        }
         with self._telling(checkpoint):
+            resharded.check_sizes(self.store, folder_of(checkpoint.update), index)  # before any memory is taken for it
+            found = {
+                name: torch.empty(entry.shape, dtype=indexes.DTYPES[entry.dtype])
+                for name, entry in index.tensors.items()
+                if name.startswith(prefix)
+            }
             resharded.read(self.store, folder_of(checkpoint.update), index, found)
         return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
 
@@ -264,8 +284,14 @@ class Run:
         """Delete what lies at or below an update and is not of its last `keep` complete checkpoints."""
         numbers = [number for number in self._numbers() if number <= update]
         kept: list[re.Pattern[str]] = []
-        for number in reversed(numbers):
-            found = self.checkpoint(number) if len(kept) < keep else None
+        for number in numbers[::-1]:
+            if len(kept) == keep:
+                break
+            try:
+                found = self.checkpoint(number)
+            except StoreError:  # a damaged one among them is for a person, who may have it elsewhere
+                numbers.remove(number)
+                continue
             if found is not None:
                 kept.append(_files(found))
         paths = sorted(head.path for number in numbers for head in self.store.list(f"{folder_of(number)}/"))
@@ -278,7 +304,8 @@ class Run:
     def forget_after(self, update: int) -> None:
         """Delete the metrics of later updates that no complete checkpoint leads to: resuming runs them again."""
         names = self._lines()
-        kept = {name[0] for found in self._complete(self._numbers()) for name in _chain(found, names)}
+        complete = self._complete(self._numbers())
+        kept = {name[0] for found in complete for name in leading_to(found.update, found.metrics, names)}
         later = sorted(name[0] for name in names if int(name[2]) > update and name[0] not in kept)
         if later:
             self.store.delete(later)
@@ -286,9 +313,9 @@ class Run:
     def metrics(self) -> Iterator[dict[str, Any]]:
         """The metrics of all updates up to the newest checkpoint, each once, ascending; cut lines are left out."""
         newest = self.latest()
-        for name in _chain(newest, self._lines()) if newest is not None else ():
+        for name in leading_to(newest.update, newest.metrics, self._lines()) if newest is not None else ():
             for line in io.BytesIO(self.store.get(name[0])):
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, RecursionError):
                     values = json.loads(line)
                     if isinstance(values, dict):
                         yield values
@@ -306,6 +333,11 @@ class Run:
     def _numbers(self) -> list[int]:
         return sorted(int(name) for name in self.store.folders("checkpoints/") if FOLDER.fullmatch(name))
 
+    def _done(self) -> int:
+        """The update of the newest complete checkpoint, which may be damaged; 0 if there is none."""
+        found = (number for number in reversed(self._numbers()) if self.store.exists(f"{folder_of(number)}/{COMPLETE}"))
+        return next(found, 0)
+
     def _complete(self, updates: Iterable[int]) -> Iterator[Checkpoint]:
         return (found for update in updates if (found := self.checkpoint(update)) is not None)
 
@@ -316,10 +348,13 @@ class Run:
     def _put_lines(self, update: int, attempt: str, lines: Sequence[Mapping[str, Any]]) -> str:
         """Store metrics under a name that leads to those of the checkpoint before; the path."""
         first = lines[0]["update"]
-        before = self.checkpoint(first - 1)
+        before = None
+        with contextlib.suppress(StoreError):  # the lines of one that is damaged are found without it
+            before = self.checkpoint(first - 1)
         named = LINES.fullmatch(before.metrics or "") if before is not None else None
         path = f"metrics/{first:08d}-{update:08d}.{attempt}{'-' + named[3] if named else ''}.jsonl"
-        self.store.put(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode())
+        body = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
+        sharded.put_kept(self.store, path, body)
         return path
 
     def _index(self, checkpoint: Checkpoint) -> Index:
@@ -357,7 +392,7 @@ class Run:
     def _parsed(self, path: str) -> dict[str, Any]:
         try:
             document = json.loads(self.store.get(path))
-        except ValueError:
+        except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict):
             raise StoreError(f"{path} in {self.place} is damaged; {self.elsewhere}")
@@ -368,25 +403,6 @@ class Run:
             f"{path} in {self.place} is damaged ({reason}); delete {self.place}/{folder_of(update)}/{COMPLETE} to go "
             f"back to the checkpoint before it, or {self.elsewhere}"
         )
-
-
-def _chain(newest: Checkpoint, names: Sequence[re.Match[str]]) -> list[re.Match[str]]:
-    """The files of metrics that a checkpoint leads to, each going on where the one before ends, ascending.
-
-    Of several that end at one update, the one that is named counts. Where that is gone: the nearest below.
-    """
-    by_last: dict[int, dict[str, re.Match[str]]] = {}
-    for name in names:
-        by_last.setdefault(int(name[2]), {})[name[3]] = name
-    found: list[re.Match[str]] = []
-    named = LINES.fullmatch(newest.metrics or "")
-    reach, attempt = newest.update, named[3] if named else None
-    for last in sorted(by_last, reverse=True):
-        if last <= reach:
-            name = by_last[last].get(attempt or "") or next(iter(by_last[last].values()))
-            found.append(name)
-            reach, attempt = int(name[1]) - 1, name[4]
-    return found[::-1]
 
 
 def folder_of(update: int) -> str:

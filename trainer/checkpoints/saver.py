@@ -38,6 +38,7 @@ class Saver:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._under_way: Future[None] | None = None
         self._staged: dict[str, torch.Tensor] = {}
+        self._ready = False
 
     def __enter__(self) -> Saver:
         return self
@@ -50,6 +51,24 @@ class Saver:
             # what has begun is ended even behind a fault: it is the newest checkpoint to go on from
             self._thread.shutdown()
 
+    def ready(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Settle, in all processes, what each writes, and have the room for it: before hours of training, not after.
+
+        StoreError if a disk for temporary files has too little. `save` does it where nobody did.
+        """
+        if self._ready:
+            return
+        tensors = state.held(model, optimizer)
+        num_bytes = self._writer.plan(tensors)
+
+        def make() -> None:
+            # the processes of a node write at the same time, each about as much
+            sharded.check_room(num_bytes * self.world.local_size)
+            self._make(tensors)
+
+        sharded.together(self._writer.group, make)
+        self._ready = True
+
     def save(
         self,
         update: int,
@@ -58,19 +77,23 @@ class Saver:
         optimizer: torch.optim.Optimizer,
         lines: Sequence[Mapping[str, Any]] = (),
         record: Callable[[], None] = lambda: None,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         """Begin to write the checkpoint of an update, in all processes; it counts once `wait`, or the next, returns.
 
         loss: of the update, None if it had none. lines: its metrics and those of the updates since the checkpoint
-        before. record: called in the first process's thread, before anything is written: it writes down what the run
-        is. Raises what the save before failed of: StoreError where a store or a disk gave out; the one before stays.
+        before. record, settle: called in the first process's thread, before anything is written, to write down what the
+        run is; and once all files are there, right before the checkpoint counts. Raises what the save before failed of:
+        StoreError where a store or a disk gave out (the one before stays), Gone where another process did.
         """
         self.wait()
+        self.ready(model, optimizer)
         tensors = state.held(model, optimizer)
         steps = state.steps(optimizer)
         self._stage(tensors)
 
         def commit(index: Part) -> None:
+            settle()
             self.run.commit(update, loss, steps, index, lines, self.keep)
 
         self._under_way = self._thread.submit(
@@ -83,16 +106,17 @@ class Saver:
         if under_way is not None:
             under_way.result()
 
+    def _make(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """The buffers to copy into, made once: on CUDA locked in memory, for a fast copy."""
+        for name, tensor in tensors.items():
+            own = sharded.local(tensor)
+            self._staged[name] = torch.empty(own.shape, dtype=own.dtype, pin_memory=own.is_cuda)
+
     def _stage(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Copy what this process holds into buffers that are made once: on CUDA locked in memory, for a fast copy."""
         on_gpu = False
         for name, tensor in tensors.items():
             own = sharded.local(tensor)
-            buffer = self._staged.get(name)
-            if buffer is None:
-                buffer = torch.empty(own.shape, dtype=own.dtype, pin_memory=own.is_cuda)
-                self._staged[name] = buffer
-            buffer.copy_(own, non_blocking=True)
+            self._staged[name].copy_(own, non_blocking=True)
             on_gpu = on_gpu or own.is_cuda
         if on_gpu:
             torch.cuda.synchronize()  # the next step writes over what is copied

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,13 +24,21 @@ import xxhash
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.tensor import DTensor
 
-from engine.errors import KosmosError, StoreError
+from engine.errors import BudgetExceeded, ConfigError, KosmosError, Missing, StoreError
 from engine.store import Store
 from trainer.checkpoints import index as indexes
 from trainer.checkpoints.index import DTYPES, PIECE_BYTES, Chunk, Entry, Index, Part
 
 FAULTS = (KosmosError, OSError, RuntimeError, ValueError, MemoryError)  # that one process may have and others not
+# what one process says in a sentence all say so, and end with the same exit code
+SAID = {kind.__name__: kind for kind in (BudgetExceeded, ConfigError, Missing, StoreError)}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class Gone(RuntimeError):
+    # trainer.checkpoints.sharded.Gone: a crash, no KosmosError, for whoever starts processes starts them again after
+    # it, and never after a sentence that a person has to read
+    """Another process died, or failed of what is no sentence for a person; its own words are where it failed."""
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -49,6 +59,13 @@ class Writer:
         self.store, self.rank, self.group = store, rank, group
         self._own: list[_Piece] | None = None
 
+    def plan(self, tensors: Mapping[str, torch.Tensor]) -> int:
+        """Settle who writes what, if it is not yet, in all processes at once; the bytes that this one writes."""
+        if self._own is None:
+            with _others(self.group):
+                self._own = _planned(tensors, self.rank, self.group)
+        return sum(math.prod(piece.sizes) * tensors[piece.name].element_size() for piece in self._own)
+
     def write(
         self,
         folder: str,
@@ -67,9 +84,8 @@ class Writer:
         attempt: list[str | None] = [uuid.uuid4().hex[:12]]
         done: list[_Written] = []
         together(self.group, begin if self.rank == 0 else _nothing)
+        self.plan(tensors)
         with _others(self.group):
-            if self._own is None:
-                self._own = _planned(tensors, self.rank, self.group)
             if self.group is not None:
                 dist.broadcast_object_list(attempt, group=self.group, group_src=0)
         name = f"{self.rank:05d}.{attempt[0]}.safetensors"
@@ -77,43 +93,50 @@ class Writer:
         with _others(self.group):
             everyone = _gathered(done[0], self.rank, self.group)
         path = f"{folder}/index.{attempt[0]}.json"
-        together(self.group, lambda: commit(_write_index(self.store, path, everyone)) if self.rank == 0 else None)
+        together(
+            self.group, lambda: commit(_write_index(self.store, folder, path, everyone)) if self.rank == 0 else None
+        )
 
 
 def together(group: dist.ProcessGroup | None, work: Callable[[], object]) -> None:
-    """Do a thing in all processes of a group; a fault of one of them is raised in all, in its words."""
+    """Do a thing in all processes of a group. A fault of one is raised in all: in its words if they are a sentence for
+    a person, as Gone if not."""
     fault: BaseException | None = None
     try:
         work()
     except FAULTS as error:
         fault = error
-    said: list[str | None] = [_words(fault)]
+    said: list[tuple[str, str] | None] = [_words(fault)]
     if group is not None:
         said *= group.size()
         with _others(group):
             dist.all_gather_object(said, said[0], group=group)
     if fault is not None:
         raise fault
-    for words in said:
-        if words is not None:
-            raise StoreError(words)
+    # a sentence says more than that somebody failed
+    for kind, words in sorted(filter(None, said), key=lambda one: one[0] not in SAID):
+        raise SAID.get(kind, Gone)(words)
 
 
-def _words(fault: BaseException | None) -> str | None:
-    if fault is None or isinstance(fault, KosmosError):
-        return str(fault) if fault is not None else None
-    return f"another process failed ({fault!r}); see its own words, then run the same command again to resume"
+def _words(fault: BaseException | None) -> tuple[str, str] | None:
+    """What the others are told of a fault: its kind, "" if it is no sentence for a person, and the words."""
+    if fault is None:
+        return None
+    if isinstance(fault, KosmosError):
+        return type(fault).__name__ if type(fault).__name__ in SAID else "StoreError", str(fault)
+    words = f"another process failed ({fault!r:.300}); see its own words, then run the same command again to resume"
+    return "", words
 
 
 @contextlib.contextmanager
 def _others(group: dist.ProcessGroup | None) -> Iterator[None]:
-    """StoreError where another process does not answer."""
+    """Gone where another process does not answer."""
     try:
         yield
     except RuntimeError as error:
         if group is None:
             raise
-        raise StoreError(
+        raise Gone(
             f"the checkpoint was not written or read: another process is gone ({str(error).splitlines()[0]}); run the "
             "same command again to resume"
         ) from None
@@ -197,7 +220,15 @@ def _write_file(
     return part, chunks
 
 
-def _write_index(store: Store, path: str, everyone: Sequence[_Written]) -> Part:
+def _write_index(store: Store, folder: str, path: str, everyone: Sequence[_Written]) -> Part:
+    for number, (part, _) in enumerate(everyone):
+        head = store.head(f"{folder}/{part.path}") if part is not None else None
+        # a folder of the same name on each node's own disk: a checkpoint that nobody could read
+        if part is not None and (head is None or head.size != part.bytes):
+            raise StoreError(
+                f"process {number} wrote a part of the checkpoint where process 0 does not see it in {store.place}; "
+                "give --out a bucket or a folder that all nodes share"
+            )
     files: list[Part] = []
     found: dict[str, tuple[str, tuple[int, ...], list[Chunk]]] = {}
     for part, written in everyone:
@@ -212,8 +243,26 @@ def _write_index(store: Store, path: str, everyone: Sequence[_Written]) -> Part:
     index = Index(files=tuple(files), tensors=tensors)
     indexes.check(index)
     body = index.to_json()
-    store.put(path, body)
+    put_kept(store, path, body)
     return Part(path=path, bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
+
+
+def put_kept(store: Store, path: str, body: bytes) -> None:
+    """Write an object, over an old one if there is one, so that it outlives a power cut once this returns."""
+    with _scratch("write a checkpoint below") as scratch:
+        (scratch / "body").write_bytes(body)
+        store.put_file(path, scratch / "body")
+
+
+def check_room(num_bytes: int) -> None:
+    """StoreError if the folder for temporary files has no room for so many bytes, which lie there on their way."""
+    with _scratch("write a checkpoint below") as scratch:
+        free = shutil.disk_usage(scratch).free
+    if free < num_bytes:
+        raise StoreError(
+            f"cannot write a checkpoint below {scratch.parent}: it takes {num_bytes / 2**20:,.1f} MiB there on its "
+            f"way, and {free / 2**20:,.1f} MiB are free; set TMPDIR to a folder with more room"
+        )
 
 
 def _named(piece: _Piece) -> str:

@@ -9,9 +9,10 @@ import pytest
 
 from engine.config import override
 from engine.errors import ConfigError, StoreError
+from tests.trainer import runs
 from tests.trainer.checkpoints.test_run import DESCRIBED, MODEL, run_at
 from trainer.checkpoints.changes import Described, check, differences
-from trainer.checkpoints.run import Run
+from trainer.checkpoints.run import COMPLETE, Run
 
 
 def given(*settings: str) -> Described:
@@ -58,9 +59,9 @@ def test_what_does_not_change_an_update_may_differ(setting: str) -> None:
     assert checked(given(setting)) == (False, [])
 
 
-def test_a_longer_schedule_may_differ_and_is_told() -> None:
+def test_a_longer_schedule_needs_nobodys_word_is_told_and_recorded() -> None:
     changed, words = checked(given("optim.total_updates=2000"))
-    assert not changed
+    assert changed
     assert words == ["optim.total_updates was 1000 and is 2000: the learning rate follows it from here on"]
 
 
@@ -116,31 +117,74 @@ def test_what_rows_are_drawn_by_may_differ_where_data_is_added() -> None:
         checked(asked)
 
 
-def test_an_accepted_change_is_the_runs_config_from_then_on(tmp_path: Path) -> None:
-    run = run_at(tmp_path / "run")
+def reaches(run: Run, update: int) -> None:
+    """Have a checkpoint of an update there, as far as `describe` looks."""
+    run.store.put(f"checkpoints/{update:08d}/{COMPLETE}", b"{}")
+
+
+def test_an_accepted_change_is_the_runs_config_from_its_checkpoint_on(memory: str) -> None:
+    run = run_at(memory)
     assert run.describe() == DESCRIBED
     slower, slowest = given("optim.lr=0.001"), given("optim.lr=0.0001")
     with pytest.raises(ConfigError, match=r"optim\.lr"):
         run.create(slower, MODEL)
     run.create(slower, MODEL, accept=True)
-    assert run.describe() == DESCRIBED  # it was not said yet from when
+    reaches(run, 100)
     for _ in range(2):
-        run.add_change(101, slower.config)
-    assert Run(str(tmp_path / "run")).describe() == slower
+        run.set_change(101, slower.config)
+        assert run.describe() == DESCRIBED  # no checkpoint was trained with it
+    reaches(run, 150)
+    run.set_change(101, slower.config)
+    assert Run(memory).describe() == slower
     run.create(slower, MODEL)
     with pytest.raises(ConfigError, match=r"optim.lr is 0.002 here and 0.001 in the run"):
         run.create(DESCRIBED, MODEL)
-    run.add_change(51, slowest.config)
+    with pytest.raises(StoreError, match=r"another config from update 101 of"):
+        run.set_change(101, slowest.config)
+    run.set_change(151, slowest.config)
+    run.set_change(101, slower.config)  # who goes on from a checkpoint before has not seen it
+    reaches(run, 200)
     assert run.describe() == slower
-    run.add_change(1001, slowest.config)
-    assert run.describe() == slowest
-    with pytest.raises(StoreError, match=r"another config from update 101 on.*changes/00000101\.json if"):
-        run.add_change(101, slowest.config)
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b"{}", b'{"config": 5}', b'{"config": {"name": 3}}'])
+def test_a_change_whose_checkpoint_never_came_binds_nobody(memory: str) -> None:
+    run = run_at(memory)
+    reaches(run, 2)
+    one, other = given("optim.lr=0.5"), given("optim.lr=0.25")
+    run.set_change(3, one.config)
+    run.create(DESCRIBED, MODEL)
+    run.set_change(3, other.config)
+    reaches(run, 4)
+    assert run.describe() == other
+    run.set_change(5, one.config)
+    run.set_change(5, None)
+    reaches(run, 6)
+    assert run.describe() == other
+
+
+def test_after_a_first_save_that_failed_any_config_can_follow(
+    data: runs.Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise StoreError("the store is out")
+
+    out = tmp_path / "run"
+    runs.go(data, out, 2)
+    first, second = override(runs.TOY, ["optim.lr=0.5"]), override(runs.TOY, ["optim.lr=0.25"])
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="the store is out"):
+        patch.setattr("trainer.checkpoints.run.Run.commit", failing)
+        runs.go(data, out, 4, config=first, accept_change=True)
+    runs.go(data, out, 4)  # as it was, without a word
+    runs.go(data, out, 6, config=second, accept_change=True)
+    described = Run(str(out)).describe()
+    assert described is not None and described.config.optim.lr == 0.25
+    assert [path.name for path in (out / "changes").iterdir()] == ["00000005.json"]
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"{}", b'{"config": 5}', b'{"config": {"name": 3}}', b"[" * 100_000])
 def test_a_damaged_change_is_one_sentence(memory: str, body: bytes) -> None:
     run = run_at(memory)
     run.store.put("changes/00000101.json", body)
+    reaches(run, 101)
     with pytest.raises(StoreError, match=r"changes/00000101.json in .*--out a new folder"):
         run.describe()

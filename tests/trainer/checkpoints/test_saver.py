@@ -11,14 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from engine.errors import BudgetExceeded, StoreError
+from engine.errors import BudgetExceeded, ConfigError, KosmosError, StoreError
 from engine.store import Store
 from tests.trainer.checkpoints.test_run import run_at, same, save, toy
 from tests.trainer.checkpoints.test_sharded import adamw, net, spread, step, whole
 from tests.trainer.ranks import ranks
 from trainer.checkpoints import state
-from trainer.checkpoints.run import Run
+from trainer.checkpoints.run import COMPLETE, Run
 from trainer.checkpoints.saver import Saver
+from trainer.checkpoints.sharded import Gone
+from trainer.memory import told_when_short
 from trainer.world import World
 
 
@@ -58,6 +60,17 @@ def test_the_buffers_are_made_once(memory: str) -> None:
         before = {name: buffer.data_ptr() for name, buffer in saver._staged.items()}
         saver.save(2, 1.0, *toy(2))
         assert before == {name: buffer.data_ptr() for name, buffer in saver._staged.items()}
+
+
+def test_a_change_is_written_once_the_files_are_there_and_before_the_checkpoint_counts(memory: str) -> None:
+    run, seen = run_at(memory), []
+
+    def look() -> None:
+        seen.append(sorted(head.path.split(".")[-1] for head in run.store.list("checkpoints/")))
+
+    with Saver(run, World(), 3) as saver:
+        saver.save(1, 1.0, *toy(1), record=look, settle=look)
+    assert seen == [[], ["json", "safetensors"]] and newest(run) == 1
 
 
 @pytest.mark.parametrize("then", ["save", "wait", "leave"])
@@ -160,8 +173,56 @@ def test_a_fault_of_one_process_is_told_to_all(tiny_disk: Path, tmp_path: Path) 
     run_at(url)
     first, second = ranks(2, fault_of_one, url, str(tiny_disk))
     assert first == second
-    assert first[0].startswith("cannot write a checkpoint below") and "No space left" in first[0] and first[1] == ""
+    assert first[0].startswith("cannot write a checkpoint below") and "set TMPDIR" in first[0] and first[1] == ""
     assert newest(Run(url)) == 3
+
+
+def apart(world: World, url: str) -> str:
+    """What each process is told where each has a disk of its own under the same name."""
+    model = nn.Linear(10, 10)
+    with pytest.raises(StoreError) as error, Saver(Run(f"{url}/{world.rank}"), world, 3) as saver:
+        saver.save(1, 1.0, model, adamw(model))
+    return str(error.value)
+
+
+def test_a_checkpoint_that_lies_on_several_disks_never_counts(tmp_path: Path) -> None:
+    first, second = ranks(2, apart, str(tmp_path))
+    assert first == second
+    assert first.startswith("process 1 wrote a part of the checkpoint where process 0 does not see it")
+    assert "give --out a bucket or a folder that all nodes share" in first
+    assert list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob(COMPLETE))
+
+
+def crash(world: World, url: str, fault: BaseException) -> tuple[str, str]:
+    """What a process ends with where the second fails: of what kind it is, and its words."""
+    model = nn.Linear(10, 10)
+
+    def failing(*_: object) -> None:
+        raise fault
+
+    if world.rank == 1:
+        Store.put_file = failing  # type: ignore[method-assign]
+    with pytest.raises((KosmosError, MemoryError, ValueError, Gone)) as error, Saver(Run(url), world, 3) as saver:
+        saver.save(1, 1.0, model, adamw(model))
+    if isinstance(error.value, Gone):
+        with pytest.raises(Gone), told_when_short():
+            raise error.value
+    return type(error.value).__name__, str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (StoreError("the store is out; wait"), "StoreError"),
+        (ConfigError("other words; give them"), "ConfigError"),
+        (MemoryError("can't allocate memory"), "Gone"),
+        (ValueError("a bug"), "Gone"),
+    ],
+)
+def test_only_what_is_a_sentence_for_one_is_a_sentence_for_all(tmp_path: Path, fault: Exception, kind: str) -> None:
+    first, second = ranks(2, crash, str(tmp_path), fault)
+    assert first[0] == kind and str(fault) in first[1]
+    assert second == (type(fault).__name__, str(fault))
 
 
 def die(world: World, url: str, at: str, last: int) -> str | None:
@@ -173,7 +234,7 @@ def die(world: World, url: str, at: str, last: int) -> str | None:
     def killed(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(StoreError) as error, Saver(run, world, 3) as saver:
+    with pytest.raises(Gone) as error, Saver(run, world, 3) as saver:
         saver.save(1, 1.0, model, optimizer, [{"update": 1}])
         saver.wait()
         if world.rank == last:
