@@ -160,6 +160,45 @@ def test_what_is_no_archive_of_weights_is_one_sentence(tmp_path: Path) -> None:
             file.read("a")
 
 
+NESTED = b")" + b"\x85" * 100_000  # ((((..),),),)
+LAUGHS = b"()q\x00" + b"h\x00h\x00\x86q\x00" * 30 + b"t"  # t = (t, t), thirty times
+LETTER = b"X\x01\x00\x00\x00a"
+STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE
+# a module's attributes, the same thousand for each of three thousand modules
+SHARED = b"}(" + b"".join(b"M" + n.to_bytes(2, "little") + b"N" for n in range(1000)) + b"uq\x00"
+SHARED += b"c__torch__\nM\nq\x01" + b"h\x01)\x81h\x00b" * 3000
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"}" + NESTED + b"K\x01s", "has a tuple as a key"),
+        (b"}(" + LAUGHS + b"K\x01u", "has a tuple as a key"),
+        (b"ccollections\nOrderedDict\n(((" + LAUGHS + b"K\x01tttR", "has a tuple as a key"),
+        (b"c__torch__\nM\n)\x81(" + LAUGHS + b"K\x01tb", "makes no sense"),
+        (b"}NK\x01s", "has a NoneType as a key"),
+        (b"}X" + (1000).to_bytes(4, "little") + b"a" * 1000 + b"K\x01s", "has a key of 1000 letters"),
+        (b"(" + NESTED + LETTER * 3 + b"K\x01tQ", "a storage by tuple, str, str, int"),
+        (b"(" + LAUGHS + LETTER * 3 + b"K\x01tQ", "a storage by tuple, str, str, int"),
+        (TENSOR + LAUGHS + b"K\x04\x85K\x01\x85tR", "a shape, strides or an offset that none can have"),
+        (TENSOR + b"K\x00" + LAUGHS + b"K\x01\x85tR", "of 31 dimensions with 1 strides"),
+        (TENSOR + b"K\x00K\x00\x8a\x09" + bytes(8) + b"\x01\x86K\x01K\x01\x86tR", "a shape, strides or an offset that"),
+        (TENSOR.replace(STORAGE, b"(" + LETTER + b"K\x05K\x04t") + b"K\x00))tR", "something else than a storage"),
+        (NESTED, "more than weights would"),
+        (LAUGHS, "more than weights would"),
+        (b"](" + b"N" * 300_000 + b"e", "more than weights would"),
+        (SHARED, "more instructions than weights would"),
+    ],
+)
+def test_what_nests_or_repeats_is_one_sentence_and_no_crash(tmp_path: Path, body: bytes, words: str) -> None:
+    path = archive(tmp_path / "a.pt", b"\x80\x02" + body + b".")
+    with pytest.raises(ConfigError, match=words) as error, opened(path):
+        pass
+    assert len(str(error.value)) < 500
+
+
 def test_a_tensor_past_its_storage_is_refused(tmp_path: Path) -> None:
     whole = torch.ones(4)
     stream = io.BytesIO()
