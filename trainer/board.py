@@ -33,6 +33,8 @@ from trainer.world import World
 FOLDER = "tensorboard"
 ID = f"{FOLDER}/wandb.txt"  # W&B's name of the run, so that a resumed one goes on there
 LIVE_S = 2.0  # a growing file comes to the disk so often, each time by an fsync
+# what W&B is told by, which workers elsewhere are to have; not where this machine keeps its files
+SAID = ("API_KEY", "MODE", "BASE_URL", "ENTITY", "RUN_GROUP", "TAGS", "NOTES", "INIT_TIMEOUT", "HTTP_TIMEOUT")
 MAILBOX = ("MailboxClosedError", "HandleAbandonedError")  # what W&B's package raises for its process when that is gone
 # Beside the losses. x is the update, in all of them.
 PLAIN = (
@@ -56,7 +58,8 @@ def to_stderr(text: str) -> None:
 
 
 def check(project: str) -> Any:
-    """Find W&B's package; ConfigError where it or its key is missing. To be asked before anything is begun."""
+    """Find W&B's package; ConfigError where it or its key is missing. To be asked before anything is begun,
+    where a person asks and in the process that tells W&B."""
     try:
         wandb = importlib.import_module("wandb")
     except ImportError:
@@ -69,6 +72,12 @@ def check(project: str) -> Any:
             "out"
         )
     return wandb
+
+
+def environment() -> dict[str, str]:
+    """W&B's variables of this process, its key among them: to be handed on, never shown or kept."""
+    names = (f"WANDB_{name}" for name in SAID)
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 class Board:

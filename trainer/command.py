@@ -26,7 +26,7 @@ from trainer.faces import Face
 from trainer.fit import go
 from trainer.job import Job, Ready, prepare, prepared
 from trainer.loop import Result
-from trainer.place import placed
+from trainer.place import check_shards, placed
 from trainer.torchrun import together
 
 
@@ -54,6 +54,9 @@ def train(
     after the update in flight, with a checkpoint.
     """
     place = placed(workers, gpus_per_worker, restarts)
+    check_shards(place, config.system.shard_ranks)
+    if not out.strip():
+        raise ConfigError("--out is empty; give a folder, or a bucket as s3://bucket/prefix")
     if urlsplit(out).scheme in ("memory", "http", "https"):
         raise ConfigError(f"--out {out} keeps nothing once this ends; give a folder, or a bucket as s3://bucket/prefix")
     job = Job(
@@ -117,11 +120,11 @@ def _end(ready: Ready, result: Result, shown: Face, out: str) -> int:
             f"interrupted after update {result.update} of {ready.job.last}; {kept}the same command resumes"
         )
     if not isinstance(shown, faces.Mute):
-        shown.end(_summary(ready.run, result, out))
+        shown.end(_summary(ready.run, result, out, ready.config.model.images))
     return 0
 
 
-def _summary(run: Run, result: Result, out: str) -> dict[str, Any]:
+def _summary(run: Run, result: Result, out: str, images: bool) -> dict[str, Any]:
     counted = (line for line in run.metrics() if line["loss"] is not None)
     first: dict[str, Any] = next(counted, {"update": 0, "loss": None})
     last = result.last.plain() if result.last else deque(itertools.chain([first], counted), 1)[0]
@@ -131,7 +134,7 @@ def _summary(run: Run, result: Result, out: str) -> dict[str, Any]:
         "first_loss": first["loss"],
         "last_loss": last["loss"] if last["update"] == result.update else None,
         "checkpoint": f"{run.place}/checkpoints/{result.update:08d}",
-        "next": f"kosmos generate --run {shlex.quote(out)} --image FILE",
+        "next": f"kosmos generate --run {shlex.quote(out)} {'--image FILE' if images else '--prompt TEXT'}",
     }
 
 

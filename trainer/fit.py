@@ -7,6 +7,7 @@ modules, and this file puts them together.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,6 +16,7 @@ from trainer import loop, memory, parallel
 from trainer.board import Board
 from trainer.checkpoints.changes import check
 from trainer.checkpoints.saver import Saver
+from trainer.checkpoints.sharded import together
 from trainer.config import Config
 from trainer.data.heldout import Heldout
 from trainer.data.loader import Loader, prefetch
@@ -69,19 +71,30 @@ def fit(
 
 
 def go(
-    job: Job, ready: Ready, report: Callable[[Metrics], None], preempted: Callable[[], bool], world: World
+    job: Job,
+    ready: Ready,
+    report: Callable[[Metrics], None],
+    preempted: Callable[[], bool],
+    world: World,
+    every_s: float = math.inf,
 ) -> Result:
-    """Build the model, load what the checkpoint holds, and run the loop. The first checkpoint writes the run down."""
+    """Build the model, load what the checkpoint holds, and run the loop. The first checkpoint writes the run down.
+
+    every_s: as `loop.train` takes it.
+    """
     if ready.start >= job.last:
         return Result(update=ready.start)
     with memory.told_when_short():
-        return _train(ready, report, preempted, world)
+        return _train(ready, report, preempted, world, every_s)
 
 
-def _train(ready: Ready, report: Callable[[Metrics], None], preempted: Callable[[], bool], world: World) -> Result:
+def _train(
+    ready: Ready, report: Callable[[Metrics], None], preempted: Callable[[], bool], world: World, every_s: float
+) -> Result:
     config, run, sources = ready.config, ready.run, ready.sources
     first, last = ready.start + 1, ready.job.last
-    memory.check_fits(config, world.device, world.size, world.local_size)
+    # before any process has begun to build it: those of one machine see the same memory as free
+    together(world.group, lambda: memory.check_fits(config, world.device, world.size, world.local_size))
     model = start.built(config, _given(ready))
     parallel.spread(model, config.system, world)
     optimizer = loop.adamw(model, config.optim)
@@ -90,6 +103,7 @@ def _train(ready: Ready, report: Callable[[Metrics], None], preempted: Callable[
     with contextlib.ExitStack() as stack:
         board = stack.enter_context(contextlib.closing(Board(run, world, ready.job.wandb)))
         saver = stack.enter_context(Saver(run, world, config.keep))
+        saver.ready(model, optimizer)
         stack.enter_context(sources)
         loader = stack.enter_context(_loader(ready, world))
         updates = stack.enter_context(contextlib.closing(prefetch(loader, first, last)))
@@ -100,7 +114,15 @@ def _train(ready: Ready, report: Callable[[Metrics], None], preempted: Callable[
 
         def checkpoint(update: int, since: Sequence[Metrics]) -> None:
             lines = [metrics.plain() for metrics in since]
-            saver.save(update, lines[-1]["loss"], model, optimizer, lines, lambda: _record(ready))
+            saver.save(
+                update,
+                lines[-1]["loss"],
+                model,
+                optimizer,
+                lines,
+                record=lambda: _record(ready),
+                settle=lambda: run.set_change(first, config if ready.changed else None),
+            )
             board.flush()
 
         def told(metrics: Metrics) -> None:
@@ -119,6 +141,7 @@ def _train(ready: Ready, report: Callable[[Metrics], None], preempted: Callable[
             preempted,
             world,
             None if heldout is None else lambda _: heldout.evaluate(model),
+            every_s,
         )
 
 
@@ -147,11 +170,11 @@ def _loader(ready: Ready, world: World) -> Loader:
 def _record(ready: Ready) -> None:
     """Write down what the run is, or find it written so; ConfigError if another process has begun another one."""
     run = ready.run
+    if ready.new:
+        start.check_claim(run.store, ready.described.start)
     run.create(ready.described, ready.sources.model, accept=ready.changed)
     written = run.describe() if ready.new else None
     if written is not None:
         check(ready.described, written, run.place, run.data(written))
     if ready.grown:
         run.add_order(ready.start + 1, ready.state.to_json(), ready.config.data)
-    if ready.changed:
-        run.add_change(ready.start + 1, ready.config)

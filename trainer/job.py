@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
-from engine.errors import BudgetExceeded, ConfigError, KosmosError, Missing, StoreError
+from engine.errors import ConfigError, StoreError
 from trainer import board
 from trainer.checkpoints.changes import Described, check
 from trainer.checkpoints.run import RUN, Checkpoint, Run
+from trainer.checkpoints.sharded import together
 from trainer.config import Config
 from trainer.data import order, rows
 from trainer.data.heldout import notes as heldout_notes
 from trainer.weights import start
 from trainer.world import World
 
-FAULTS = {kind.__name__: kind for kind in (BudgetExceeded, ConfigError, Missing, StoreError)}
 PROBE = ".kosmos-probe"  # an empty object that does not stay
 
 
@@ -87,41 +88,94 @@ class Ready:
         return self.latest.update if self.latest else 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What the first process of a world found, which the others hold to.
+
+    update, index: the newest checkpoint, by its number and its index's sha256; 0 and "" if there is none.
+    """
+
+    started: str
+    freeze_tower: str
+    update: int
+    index: str
+
+
 def prepared(job: Job, world: World) -> Ready:
     """`prepare` in every process of a world: in the first, then in the others, which write nothing.
 
-    What the first refuses all refuse, with the same words.
+    What the first refuses all refuse, with the same words; so do all if one does not see the first one's folder.
     """
     if world.size == 1:
         return prepare(job)
-    ready, fault = None, None
-    if world.first:
-        try:
-            ready = prepare(job)
-        except KosmosError as error:
-            fault = error
-    said = json.loads(world.say(json.dumps(_said(ready, fault)) if world.first else None) or "{}")
-    if fault is not None:
-        raise fault
-    if "fault" in said:
-        kind, text = said["fault"]
-        raise FAULTS.get(kind, KosmosError)(text)
-    if ready is not None:
-        return ready
-    model = replace(job.config.model, freeze_tower=said["freeze_tower"])
-    config = replace(job.config, model=model)
-    return prepare(replace(job, config=config, clip="", init_from="", started=said["started"]), writes=False)
+    done: list[Ready] = []
+    seen: list[str] = []
+    with contextlib.ExitStack() as stack:
+
+        def lead() -> None:
+            if world.first:
+                done.append(prepare(job))
+                seen.append(stack.enter_context(witness(done[0].run)))
+
+        together(world.group, lead)
+        told = json.loads(world.say(json.dumps([_found(done[0]), *seen]) if world.first else None) or "")
+        check_sees(job, told[1], world)
+    found = Found(**told[0])
+    config = replace(job.config, model=replace(job.config.model, freeze_tower=found.freeze_tower))
+    settled = replace(job, config=config, clip="", init_from="", started=found.started)
+    together(world.group, lambda: None if world.first else done.append(prepare(settled, found)))
+    return done[0]
 
 
-def _said(ready: Ready | None, fault: KosmosError | None) -> dict[str, object]:
-    if ready is None:
-        return {"fault": [type(fault).__name__, str(fault)]}
-    return {"started": ready.job.started, "freeze_tower": ready.config.model.freeze_tower}
+def _found(ready: Ready) -> dict[str, object]:
+    latest = ready.latest
+    found = Found(
+        started=ready.job.started,
+        freeze_tower=ready.config.model.freeze_tower,
+        update=ready.start,
+        index=latest.index.sha256 if latest else "",
+    )
+    return asdict(found)
 
 
-def prepare(job: Job, writes: bool = True) -> Ready:
-    """Open the data, find the run if there is one, and check that it is this job's. Loads no model, makes no run."""
+@contextlib.contextmanager
+def witness(run: Run) -> Iterator[str]:
+    """The path of an empty object in the run's folder, for a while: who does not see it sees another folder.
+
+    Among the failures, which make no run of a folder; no probe, which another process would sweep away. StoreError
+    where nothing can be written.
+    """
+    path = f"failures/{uuid.uuid4().hex[:12]}.here"
+    run.store.put(path, b"")
+    try:
+        yield path
+    finally:
+        run.store.delete([path])
+
+
+def check_sees(job: Job, path: str, world: World) -> None:
+    """ConfigError in all processes if one of them does not see a witness."""
+
+    def look() -> None:
+        run = Run(job.out)
+        if run.store.absent or not run.store.exists(path):
+            raise ConfigError(
+                f"process {world.rank} does not see what is in {job.out}; give --out (and --store) a bucket or a "
+                "folder that all nodes share"
+            )
+
+    together(world.group, look)
+
+
+def prepare(job: Job, first: Found | None = None) -> Ready:
+    """Open the data, find the run if there is one, and check that it is this job's. Loads no model, makes no run.
+
+    first: what the first process found, in another, which writes nothing and raises StoreError where it differs.
+    """
+    writes = first is None
     _check_words(job)
+    if job.wandb and writes:
+        board.check(job.wandb)
     run = Run(job.out)
     if writes:
         _sweep(run)
@@ -139,7 +193,7 @@ def prepare(job: Job, writes: bool = True) -> Ready:
     heldout = _heldout(job, sources)
     if state is None:
         state = order.start(sources.listing, job.digests, job.config.data)
-    latest = run.latest()
+    latest = run.latest() if first is None else _same(run, first)
     done = latest.update if latest else 0
     job = _started(job, run, found, sources.sha256, writes)
     described = Described(
@@ -166,6 +220,7 @@ def prepare(job: Job, writes: bool = True) -> Ready:
         notes.append(f"no data is added: {run.place} is at update {done} already")
     else:
         _check_union(job, state, sources, run.place)
+    notes += _beginning(job, run, found, latest)
     told = [*state.warnings, *(heldout_notes(heldout, job.config) if heldout is not None else ())]
     notes = [*(f"warning: {text}" for text in told), *notes]
     if found is not None and done < job.last and writes:
@@ -187,6 +242,17 @@ def prepare(job: Job, writes: bool = True) -> Ready:
     )
 
 
+def _beginning(job: Job, run: Run, found: Described | None, latest: Checkpoint | None) -> list[str]:
+    """What a person should know of a run that is at its beginning."""
+    if found is not None:
+        return [] if latest else [f"{run.place} holds no complete checkpoint: it begins again at update 1"]
+    if not job.started:
+        return []
+    given = " and ".join(option for option, path in (("--clip", job.clip), ("--init-from", job.init_from)) if path)
+    frozen = "; the image tower is frozen but for its last block" if job.config.model.freeze_tower == "yes" else ""
+    return [f"the weights begin with those of {given}{frozen}"] if given else []
+
+
 def _check_words(job: Job) -> None:
     total = job.config.optim.total_updates
     if not 0 < job.last <= total:
@@ -200,8 +266,21 @@ def _check_words(job: Job) -> None:
         raise ConfigError("--union says how new rows are mixed in; give their digests with --extend")
     if job.clip and not job.config.model.images:
         raise ConfigError("--clip gives the weights of an image tower and this recipe has none; leave it out")
-    if job.wandb:
-        board.check(job.wandb)
+    if "://" in job.clip:
+        raise ConfigError(f"--clip {job.clip} is no file of this machine; download it and give its path")
+
+
+def _same(run: Run, first: Found) -> Checkpoint | None:
+    """The newest checkpoint as the first process has it."""
+    if not first.update:
+        return None
+    latest = run.checkpoint(first.update)
+    if latest is None or latest.index.sha256 != first.index:
+        raise StoreError(
+            f"the checkpoint of update {first.update} in {run.place} is not what the first process sees there; give "
+            "--out a bucket or a folder that all nodes share, or stop the other run in it, and run the command again"
+        )
+    return latest
 
 
 def _grown(state: order.State, first: int, sources: rows.Sources, digests: tuple[str, ...], job: Job) -> order.State:

@@ -1,38 +1,38 @@
 """Ray Train, and alone in this package: a run in this process, or in workers of a cluster.
 
 Every worker calls `trainer.fit.go`, which resumes from the newest checkpoint of the run: a group that is started again,
-with as many workers or others, needs nothing else. Ray Train restarts what crashes; a KosmosError would come again, so
-it is told once and ends the run. In this process it is Ray Train's local mode, which starts no Ray (2.60: 0.1 s and
-1.5 s of imports).
+with as many workers or others, needs nothing else. Ray Train restarts what crashes, what lost a process that did
+(`sharded.Gone`) and what a store gave out on; any other KosmosError would come again, so it is told once and ends the
+run. In this process it is Ray Train's local mode, which starts no Ray (2.60: 0.1 s and 1.5 s of imports).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import tempfile
 import threading
 import time
 import traceback
-import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
-from engine.errors import ConfigError, KosmosError
-from trainer import news
-from trainer.checkpoints.run import Run
+from engine.errors import ConfigError, KosmosError, StoreError
+from trainer import board, news
 from trainer.faces import Face
 from trainer.fit import go
-from trainer.job import Job, Ready, prepared, probed
+from trainer.job import Job, Ready, check_sees, prepared, probed, witness
 from trainer.loop import Metrics, Result
 from trainer.news import MAX_CHARS, News, first_line, keep_failure
 from trainer.place import Place, amounts, each_of, worded
-from trainer.world import TIMEOUT, World, opened
+from trainer.world import TIMEOUT, opened
 
 POLL_S = 0.2  # between two looks at what the workers said
 WATCH_S = 0.5  # between a worker's two looks at whether it is to end
@@ -41,6 +41,7 @@ PATIENCE, PATIENCE_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", 900.0  # for wo
 # Of that, for as many as Ray Train counts on: it counts a node that has gone for a while, and then asks for fewer.
 ELASTIC_SHARE = 1 / 15
 RESIZE_S = 600.0  # between two looks for room for more: what is trained since the newest checkpoint is trained again
+SAVE_S = 300.0  # between two checkpoints of an elastic group, at most: Ray Train does not ask before it ends one
 STOPPED = "stopped"  # why workers are to end, if no node goes away
 
 
@@ -90,19 +91,24 @@ def in_ray(ready: Ready, shown: Face, stopped: Callable[[], bool], place: Place)
     if not connected():
         shown.note(f"starting Ray {where()}; this takes some seconds")
     ours = signal.getsignal(signal.SIGTERM)
-    with connect(gpus=place.gpus != 0) as ray, _witness(ready.run) as witness, _scratch() as scratch:
+    with connect(gpus=place.gpus != 0) as ray, witness(ready.run) as path, _scratch() as scratch:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, ours)  # ray.init puts sys.exit there
-        each = each_of([node["Resources"] for node in ray.nodes() if node["Alive"]], place)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        each = each_of(nodes, place, ready.config.system.precision)
         shown.note(f"{worded(place)}{', each' if place.most > 1 else ''} with {amounts(each)}")
         near = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=True
         )
         desk = ray.remote(num_cpus=0, concurrency_groups={"fit": 1}, scheduling_strategy=near)(_Desk).remote()
         environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
-        given = {"job": ready.job, "witness": witness, "spare": place.restarts > 0}
+        # who is started again finds what the run began with in its folder: the files that made it are the driver's
+        job = replace(ready.job, clip="", init_from="")
+        given = {"job": job, "witness": path, "spare": place.restarts > 0, "elastic": place.least < place.most}
         heard = News(run=ready.run, shown=shown)
         try:
+            if ready.job.wandb:
+                ray.get(desk.keep.remote(board.environment()))
             fitting = desk.fit.options(concurrency_group="fit").remote(place, each, given, scratch, environment)
             return _drive(ray, desk, fitting, heard, ready, stopped)
         except ray.exceptions.RayError as error:
@@ -150,20 +156,6 @@ def _patience_s() -> float:
         raise ConfigError(f"{PATIENCE} is {text!r} in the environment; give a number of seconds, or unset it") from None
 
 
-@contextlib.contextmanager
-def _witness(run: Run) -> Iterator[str]:
-    """The path of an empty object in the run's folder, for a while: who does not see it sees another folder.
-
-    Among the failures, which make no run of a folder; no probe, which the first worker would sweep away.
-    """
-    path = f"failures/{uuid.uuid4().hex[:12]}.here"
-    run.store.put(path, b"")
-    try:
-        yield path
-    finally:
-        run.store.delete([path])
-
-
 def _scratch() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="kosmos-", ignore_cleanup_errors=True)
 
@@ -179,6 +171,9 @@ class _Desk:
     def __init__(self) -> None:
         self._said: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         self._stop = self._over = False
+        self._restarts = self._group = 0
+        self._fallen: set[int] = set()  # groups that failed
+        self._environment: dict[str, str] = {}
 
     def fit(
         self, place: Place, each: dict[str, float], given: dict[str, Any], scratch: str, environment: dict[str, str]
@@ -187,6 +182,7 @@ class _Desk:
         import ray
 
         fixed = place.least == place.most
+        self._restarts = place.restarts
         os.environ.update(environment)
         os.environ[PATIENCE] = f"{_patience_s() * (1 if fixed else ELASTIC_SHARE):g}"
         ray_train = _ray_train()
@@ -223,6 +219,9 @@ class _Desk:
     def say(self, kind: str, value: Any) -> None:
         """Take in one of the kinds of `news`; RESULT or ERROR is the end."""
         self._over = self._over or kind in (news.RESULT, news.ERROR)
+        self._group += kind == news.UP
+        if kind == news.FAILED:
+            self._fallen.add(self._group)
         self._said.put((kind, value))
 
     def take(self) -> list[tuple[str, Any]]:
@@ -236,6 +235,18 @@ class _Desk:
     def stopped(self) -> bool:
         """Whether somebody wants an end."""
         return self._stop
+
+    def again(self) -> bool:
+        """Whether Ray Train starts a group again after the one that is up, should that fail."""
+        return len(self._fallen - {self._group}) < self._restarts
+
+    def keep(self, environment: dict[str, str]) -> None:
+        """Hold what a worker is to have in its environment. It holds a key: Ray Train's config would be shown."""
+        self._environment = environment
+
+    def environment(self) -> dict[str, str]:
+        """What is held for a worker's environment."""
+        return self._environment
 
     def over(self) -> bool:
         """Whether the end was said: who is started again has nothing to do."""
@@ -270,12 +281,20 @@ def _worker(given: dict[str, Any]) -> None:
     with _Teller(ray, desk), opened(job.config.system.precision) as world:
         if world.first:
             ray.get(desk.say.remote(news.UP, world.size))
-        _check_sees(job, given["witness"], world)
+            os.environ.update(ray.get(desk.environment.remote()))
+        check_sees(job, given["witness"], world)
         with _Watch(ray, desk, world.first) as watch:
             ready = prepared(job, world)
             if world.first:
                 ray.get(desk.say.remote(news.BEGUN, (world.size, ready.start)))
-            result = go(ready.job, ready, lambda metrics: desk.say.remote(news.UPDATE, metrics), watch.wanted, world)
+            result = go(
+                ready.job,
+                ready,
+                lambda metrics: desk.say.remote(news.UPDATE, metrics),
+                watch.wanted,
+                world,
+                SAVE_S if given["elastic"] else math.inf,
+            )
             if result.interrupted and given["spare"] and world.say(watch.why if world.first else None) == news.MOVED:
                 if world.first:
                     ray.get(desk.say.remote(news.MOVED, result.update))
@@ -284,18 +303,11 @@ def _worker(given: dict[str, Any]) -> None:
                 ray.get(desk.say.remote(news.RESULT, result))
 
 
-def _check_sees(job: Job, witness: str, world: World) -> None:
-    """ConfigError on every rank if one of them sees another folder than the driver does."""
-    run = Run(job.out)
-    sees = not run.store.absent and run.store.exists(witness)
-    if world.sum([int(sees)]) != [world.size]:
-        raise ConfigError(
-            f"a worker does not see {job.out}; give --out and --store a bucket or a folder that all nodes share"
-        )
-
-
 class _Teller:
-    """Tells the desk of what goes wrong. A sentence for a person ends the worker in peace: it is not started again."""
+    """Tells the desk of what goes wrong. A sentence for a person ends the worker in peace: it is not started again.
+
+    But a store that gave out may be back: while Ray Train has restarts left it is a crash.
+    """
 
     def __init__(self, ray: Any, desk: Any) -> None:
         self._ray, self._desk = ray, desk
@@ -307,7 +319,7 @@ class _Teller:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         """Tell of an exception; True if it was a sentence."""
-        if isinstance(error, KosmosError):
+        if isinstance(error, KosmosError) and not (isinstance(error, StoreError) and self._again()):
             self._ray.get(self._desk.say.remote(news.ERROR, error))
             return True
         if error is not None:
@@ -315,6 +327,9 @@ class _Teller:
             text = "".join(traceback.format_exception(kind, error, trace))[-MAX_CHARS:]
             self._ray.get(self._desk.say.remote(news.FAILED, {rank: (f"failed ({first_line(error)})", text)}))
         return False
+
+    def _again(self) -> bool:
+        return bool(self._ray.get(self._desk.again.remote()))
 
 
 class _Watch(threading.Thread):

@@ -84,6 +84,7 @@ def train(
     preempted: Callable[[], bool],
     world: World | None = None,
     evaluate: Callable[[int], dict[str, float]] | None = None,
+    every_s: float = math.inf,
 ) -> Result:
     """Run the updates start + 1 .. last; `updates` must give just these, in order (else ValueError).
 
@@ -91,7 +92,8 @@ def train(
     several. `updates` is this process's share. checkpoint: called in all processes with the number of an update and the
     metrics since the one before, every `checkpoint_every` updates, at `last`, and when `preempted` says so in any
     process, after which all end at the same update. report: called in the first only. evaluate: called in all, every
-    `heldout.every` updates and at `last`; gives the losses on what is held out.
+    `heldout.every` updates and at `last`; gives the losses on what is held out. every_s: seconds after which a
+    checkpoint is due whatever the number of updates, by the first process's clock.
 
     No checkpoint is written while updates make no step, and 20 such in a row, or a run that ends on several which are
     not finite, raise BudgetExceeded: what lies behind the last step is no progress. Raises ConfigError if a block
@@ -106,13 +108,14 @@ def train(
     since: list[Metrics] = []
     first: Metrics | None = None
     done: Metrics | None = None
+    saved = time.monotonic()
     for number in range(start + 1, last + 1):
         wish = preempted()
         began = time.perf_counter()
         update = next(updates, None)
         if update is None or update.number != number:
             raise ValueError(f"the batch of update {number} is due; got {update.number if update else 'none'}")
-        counts = counted(update, wish, world)
+        counts = counted(update, wish, world, world.first and time.monotonic() - saved >= every_s)
         if counts.wishes:
             # the weights are those of the last step: with its number, the updates behind it run again
             stepped = number - 1 - without_step
@@ -130,10 +133,10 @@ def train(
             report(done)
         without_step = without_step + 1 if done.skipped else 0
         _check_steps(config, done, without_step, number == last)
-        due = due or number % config.checkpoint_every == 0
+        due = due or counts.due or number % config.checkpoint_every == 0
         if number == last or (due and not without_step):
             checkpoint(number, since)
-            since, due = [], False
+            since, due, saved = [], False, time.monotonic()
     return Result(update=max(start, last), first=first, last=done)
 
 

@@ -68,7 +68,7 @@ class Metrics:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
     """What an update holds over all processes. targets: tokens that count, of each stream; laid_out: positions with
-    padding; wishes: processes that are asked to stop before it."""
+    padding; wishes: processes that are asked to stop before it; due: whether a checkpoint is wanted after it."""
 
     targets: dict[str, int]
     positions: int
@@ -76,6 +76,7 @@ class Counts:
     images: int
     bad_images: int
     wishes: int
+    due: bool = False
 
     @property
     def counted(self) -> int:
@@ -83,10 +84,13 @@ class Counts:
         return sum(self.targets.values())
 
 
-def counted(update: Update, wish: bool, world: World) -> Counts:
-    """Count an update in all processes by one sum of integers, whose result is the same in each."""
+def counted(update: Update, wish: bool, world: World, due: bool = False) -> Counts:
+    """Count an update in all processes by one sum of integers, whose result is the same in each.
+
+    wish: whether this process is asked to stop; due: whether it wants a checkpoint.
+    """
     batches = update.micro_batches
-    *targets, positions, laid_out, images, bad_images, wishes = world.sum(
+    *targets, positions, laid_out, images, bad_images, wishes, dues = world.sum(
         [
             *(sum(batch.counted for batch in batches if batch.stream == stream) for stream in STREAMS),
             sum(int((batch.tokens_BT != PAD).sum()) for batch in batches),
@@ -94,6 +98,7 @@ def counted(update: Update, wish: bool, world: World) -> Counts:
             sum(len(batch.slots_N2) for batch in batches),
             sum(batch.bad_images for batch in batches),
             int(wish),
+            int(due),
         ]
     )
     return Counts(
@@ -103,6 +108,7 @@ def counted(update: Update, wish: bool, world: World) -> Counts:
         images=images,
         bad_images=bad_images,
         wishes=wishes,
+        due=dues > 0,
     )
 
 

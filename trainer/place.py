@@ -51,16 +51,37 @@ def placed(workers: str | int = "", gpus: float | None = None, restarts: int | N
             f"--gpus-per-worker is {gpus:g} and a worker computes on one; give 1, a part of it, or 0 for none, and as "
             "many --workers as there are GPUs"
         )
+    if gpus is not None and most > 1 and 0 < gpus < 1:
+        raise ConfigError(
+            f"--gpus-per-worker is {gpus:g} and NCCL joins no two workers on one GPU; give 1, or 0 for none, or "
+            "--workers 1"
+        )
     if restarts is not None and restarts < 0:
         raise ConfigError(f"--restarts is {restarts}; give how often a crash may be restarted, 0 for never")
     usual = RESTARTS if most > 1 else 0
     return Place(least=least, most=most, gpus=gpus, restarts=usual if restarts is None else restarts, torchrun=torchrun)
 
 
-def each_of(nodes: Sequence[Mapping[str, float]], place: Place) -> dict[str, float]:
+def check_shards(place: Place, shard_ranks: int) -> None:
+    """ConfigError if `system.shard_ranks` does not divide a number of workers that there may be, now or later."""
+    odd = [size for size in range(place.least, place.most + 1) if size > shard_ranks and size % (shard_ranks or 1)]
+    if odd:
+        asked = f"{place.least}-{place.most} may be" if place.least < place.most else f"{place.most} is"
+        raise ConfigError(
+            f"--workers {asked} {odd[0]} processes, which system.shard_ranks {shard_ranks} does not divide; set it to "
+            "0 for those of one node, or give --workers N that it divides"
+        )
+
+
+def each_of(nodes: Sequence[Mapping[str, float]], place: Place, precision: str = "float32") -> dict[str, float]:
     """The resources of a worker: as many CPUs as each can have, as Ray gives it so many threads; ConfigError if they
-    do not fit and the cluster is this machine, which will not grow.
+    do not fit and the cluster is this machine, which will not grow, or if it is not clear whether bf16 is for CPUs.
     """
+    unsaid = place.gpus is None and precision == "bf16" and os.environ.get("RAY_ADDRESS")
+    if unsaid and not any(node.get("GPU", 0) for node in nodes):
+        raise ConfigError(
+            "the cluster shows no GPU and the recipe computes in bf16; give --gpus-per-worker 1, or 0 if CPUs are meant"
+        )
     gpus = float(any(node.get("GPU", 0) >= 1 for node in nodes)) if place.gpus is None else place.gpus
 
     def room(cpus: int) -> int:

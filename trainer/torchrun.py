@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import time
 import traceback
 from collections.abc import Iterator
 from datetime import timedelta
@@ -13,9 +14,13 @@ from torch import distributed
 
 from engine.errors import KosmosError
 from trainer.checkpoints.run import Run
+from trainer.checkpoints.sharded import Gone
 from trainer.job import Job
 from trainer.news import first_line, keep_failure
 from trainer.world import World, opened
+
+CRASHES = (RuntimeError, OSError, MemoryError)  # what CUDA, NCCL and gloo raise, disks, and allocators
+AFTER_S = 1.0  # who was only left by another lets that one speak first
 
 
 @contextlib.contextmanager
@@ -28,14 +33,16 @@ def together(job: Job) -> Iterator[World]:
         with opened(job.config.system.precision) as world:
             try:
                 yield world
-            except (KosmosError, RuntimeError):
+            except (KosmosError, *CRASHES) as error:
+                if isinstance(error, Gone):
+                    time.sleep(AFTER_S)
                 tells()  # settled before the group ends, which makes the others fail
                 raise
     except KosmosError as error:
         if not tells():
             raise SystemExit(error.exit_code) from None
         raise
-    except RuntimeError as error:  # what CUDA, NCCL and gloo raise
+    except CRASHES as error:
         if not tells():
             raise SystemExit(KosmosError.exit_code) from None
         path = keep_failure(Run(job.out), traceback.format_exc())

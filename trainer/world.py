@@ -38,6 +38,11 @@ class World:
         """Whether this is the process that reports and commits."""
         return self.rank == 0
 
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """All of them, None for a world of one."""
+        return dist.group.WORLD if self.size > 1 else None
+
     def sum(self, values: list[int]) -> list[int]:
         """Element by element over all processes, as int64."""
         if self.size == 1:

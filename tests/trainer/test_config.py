@@ -40,7 +40,7 @@ def test_a_scaled_batch_keeps_every_stream() -> None:
         ("data.scale_batch=0", "data.scale_batch is 0"),
         ("data.micro_batch.text=0", "data.micro_batch.text is 0"),
         ("data.quotas.caption=-1", "0 or more"),
-        ("checkpoint_every=0", "train.checkpoint_every is 0"),
+        ("checkpoint_every=0", "checkpoint_every is 0; set it above 0"),
         ("model.width=3", "no field 'width'"),
     ],
 )

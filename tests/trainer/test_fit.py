@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tests.trainer.runs import TOY, Data, go, losses, packed, weights
 from trainer import loop
 from trainer.checkpoints.run import Run
 from trainer.fit import fit
+from trainer.weights import start
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.usefixtures("one_thread", "plain_environment")
@@ -85,6 +87,14 @@ def test_a_refusal_before_the_first_checkpoint_leaves_no_run(data: Data, tmp_pat
     go(data, tmp_path / "run", 2, config=text)
     go(data, tmp_path / "whole", 2, config=text)
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+def test_a_run_whose_checkpoints_are_gone_says_that_it_begins_again(data: Data, tmp_path: Path) -> None:
+    go(data, tmp_path / "run", 2)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    notes: list[str] = []
+    go(data, tmp_path / "run", 2, note=notes.append)
+    assert notes == [f"{tmp_path / 'run'} holds no complete checkpoint: it begins again at update 1"]
 
 
 def test_another_config_and_a_foreign_folder_are_refused(data: Data, tmp_path: Path) -> None:
@@ -156,8 +166,21 @@ def test_a_run_from_another_ones_weights_needs_it_no_more(data: Data, tmp_path: 
     go(data, second, 2, init_from=str(first), config=override(TOY, ["optim.lr=1e-9"]))  # the same command resumes
     first.rename(tmp_path / "gone")
     go(data, second, 3, config=override(TOY, ["optim.lr=1e-9"]))
+    assert "the weights begin with those of --init-from" in notes
     with pytest.raises(ConfigError, match="began without --init-from"):
         go(data, tmp_path / "gone", 4, init_from=str(second))
+
+
+def test_a_run_whose_start_another_one_replaced_is_not_written_down(data: Data, tmp_path: Path) -> None:
+    go(data, tmp_path / "first", 1)
+    out = tmp_path / "second"
+
+    def replace_it(_: loop.Metrics) -> None:
+        (out / start.CLAIM).write_text(f"{'0' * 64}  {start.FILE}\n")
+
+    with pytest.raises(ConfigError, match=r"keeps another start\.safetensors by now than this run began with"):
+        go(data, out, 2, init_from=str(tmp_path / "first"), report=replace_it)
+    assert Run(str(out)).describe() is None
 
 
 # more data ----------------------------------------------------------------------------------------------------------
@@ -233,6 +256,8 @@ def test_a_finished_run_goes_on_with_other_data_and_a_longer_schedule(data: Data
     captions = override(TOY, ["optim.total_updates=5", "data.quotas.text=0", "data.quotas.interleaved=0"])
     go(data, out, 4, config=captions, extend=[data.more], note=notes.append)
     assert any("optim.total_updates was 3 and is 5" in text for text in notes)
+    described = Run(str(out)).describe()
+    assert described is not None and described.config.optim.total_updates == 5, "it is written down"
     go(data, out, 5, config=override(captions, ["checkpoint_every=1", "data.micro_batch.caption=3"]))
     lines = list(Run(str(out)).metrics())
     assert [sorted(line["losses"]) for line in lines[2:]] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -11,18 +12,23 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from engine.config import override
-from engine.errors import ConfigError, Interrupted, KosmosError
+from engine.errors import BudgetExceeded, ConfigError, Interrupted, KosmosError, StoreError
 from tests.trainer.runs import TOY, Data, go, losses
 from trainer import command, launch, news
+from trainer import fit as fits
 from trainer.checkpoints.run import Run
+from trainer.checkpoints.sharded import Gone
 from trainer.config import Config
-from trainer.job import Job
+from trainer.job import Job, prepare
+from trainer.loop import Result
+from trainer.place import placed
+from trainer.world import World
 
 ROOT = Path(__file__).parent.parent.parent
 STILL = override(TOY, ["model.dropout=0", "model.attention_dropout=0"])
@@ -155,8 +161,8 @@ def test_a_worker_that_is_stopped_leaves_a_checkpoint_and_this_process_goes_on(
 def test_more_workers_than_fit_are_refused_at_once(data: Data, tmp_path: Path, ray_session: Any) -> None:
     with pytest.raises(ConfigError, match=r"3 workers of 1 CPU each do not fit here, .* 2 CPUs; give --workers 2"):
         train(data, tmp_path / "run", 1, workers=3)
-    with pytest.raises(ConfigError, match=r"2 workers of 1 CPU and 0.5 GPUs each do not fit .* --gpus-per-worker 0"):
-        train(data, tmp_path / "run", 1, workers=2, gpus_per_worker=0.5)
+    with pytest.raises(ConfigError, match=r"2 workers of 1 CPU and 1 GPU each do not fit .* --gpus-per-worker 0"):
+        train(data, tmp_path / "run", 1, workers=2, gpus_per_worker=1)
     assert Run(str(tmp_path / "run")).describe() is None
 
 
@@ -199,6 +205,98 @@ def test_what_fails_otherwise_is_told_with_its_traceback(ray_session: Any) -> No
     words, text = value[0]
     assert kind == news.FAILED and words.startswith("failed (ZeroDivisionError: integer")
     assert "1 // 0" in text and not ray_session.get(desk.over.remote())
+
+
+# without Ray --------------------------------------------------------------------------------------------------------
+def remotely(work: Callable[..., Any]) -> SimpleNamespace:
+    """A method of an actor that is none; `ray.get` of what it gives is that."""
+    return SimpleNamespace(remote=work)
+
+
+@pytest.mark.parametrize(
+    ("error", "restarts", "told"),
+    [
+        (Gone("another process is gone"), 0, news.FAILED),
+        (Gone("another process is gone"), 3, news.FAILED),
+        (StoreError("the store gave out"), 3, news.FAILED),
+        (StoreError("the store gave out"), 0, news.ERROR),
+        (ConfigError("a wrong word"), 3, news.ERROR),
+        (BudgetExceeded("it diverges"), 3, news.ERROR),
+    ],
+)
+def test_a_crash_and_an_outage_are_left_to_ray_and_a_sentence_is_not(
+    error: Exception, restarts: int, told: str
+) -> None:
+    desk = launch._Desk()
+    desk._restarts = restarts
+    said = SimpleNamespace(say=remotely(desk.say), again=remotely(desk.again))
+    caught = None
+    try:
+        with launch._Teller(SimpleNamespace(get=lambda value: value), said):
+            raise error
+    except (Gone, KosmosError) as passed:
+        caught = passed
+    ((kind, _),) = desk.take()
+    assert kind == told and (caught is error) == (told == news.FAILED) and desk.over() == (told == news.ERROR)
+
+
+def test_an_outage_is_told_once_no_restart_is_left() -> None:
+    desk = launch._Desk()
+    desk._restarts = 2
+    found = []
+    for _ in range(3):
+        desk.say(news.UP, 2)
+        found.append(desk.again())
+        desk.say(news.FAILED, {})
+        assert desk.again() == found[-1], "the others of the group hear the same"
+    assert found == [True, True, False]
+
+
+@pytest.mark.parametrize(("asked", "elastic"), [("2", False), ("1-2", True)])
+def test_what_workers_are_given_needs_no_file_of_the_driver_and_shows_no_key(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, elastic: bool
+) -> None:
+    given: list[Any] = []
+    kept: list[dict[str, str]] = []
+    fit = SimpleNamespace(options=lambda **_: remotely(lambda *words: given.append(words)))
+    desk = SimpleNamespace(fit=fit, keep=remotely(kept.append))
+    ray = SimpleNamespace(
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}],
+        util=SimpleNamespace(scheduling_strategies=SimpleNamespace(NodeAffinitySchedulingStrategy=lambda *_, **__: "")),
+        get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: ""),
+        remote=lambda **_: lambda _: remotely(lambda: desk),
+        exceptions=SimpleNamespace(RayError=ZeroDivisionError),
+        get=lambda value: value,
+        kill=lambda _: None,
+    )
+    monkeypatch.setattr("engine.cluster.connect", lambda **_: contextlib.nullcontext(ray))
+    monkeypatch.setattr(launch, "_drive", lambda *_: Result(update=1))
+    monkeypatch.setitem(sys.modules, "wandb", ModuleType("wandb"))
+    monkeypatch.setenv("WANDB_API_KEY", "secret-key")
+    monkeypatch.setenv("WANDB_DIR", "/of/the/driver")
+    first = tmp_path / "first"
+    go(data, first, 1, config=STILL)
+    job = Job(
+        config=STILL,
+        digests=(data.digest,),
+        store=data.store,
+        out=str(tmp_path / "run"),
+        updates=2,
+        init_from=str(first),
+        wandb="project",
+    )
+    shown: Any = SimpleNamespace(note=lambda _: None)
+    launch.in_ray(prepare(job), shown, lambda: False, placed(asked))
+    ((_, _, config, _, environment),) = given
+    assert config["elastic"] == elastic
+    assert (kept[0]["WANDB_API_KEY"], "WANDB_DIR" in kept[0]) == ("secret-key", False)
+    assert "secret-key" not in repr((config, environment))
+    # what it began from is gone with the driver's disk, and a group that is started again goes on
+    first.rename(tmp_path / "elsewhere")
+    for updates in (1, 2):
+        ready = prepare(replace(config["job"], updates=updates, wandb=""))
+        assert ready.start == updates - 1 and ready.described.start
+        assert fits.go(ready.job, ready, lambda _: None, lambda: False, World()).update == updates
 
 
 @pytest.mark.parametrize(("stop", "leaving", "why"), [(True, True, launch.STOPPED), (False, True, news.MOVED)])

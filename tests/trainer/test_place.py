@@ -7,7 +7,7 @@ import re
 import pytest
 
 from engine.errors import ConfigError
-from trainer.place import Place, each_of, placed
+from trainer.place import Place, check_shards, each_of, placed
 
 NODE = {"CPU": 96.0, "GPU": 8.0, "memory": 1e12}
 
@@ -66,6 +66,8 @@ def test_torchrun_starts_the_processes_itself(monkeypatch: pytest.MonkeyPatch) -
         ("2", 8.0, None, "--gpus-per-worker is 8 and a worker computes on one"),
         ("2", float("nan"), None, "--gpus-per-worker is nan"),
         ("2", None, -1, "--restarts is -1"),
+        ("2", 0.5, None, "--gpus-per-worker is 0.5 and NCCL joins no two workers on one GPU; give 1, or 0 for none"),
+        ("1-2", 0.5, None, "--gpus-per-worker is 0.5 and NCCL"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(asked: str, gpus: float | None, restarts: int | None, sentence: str) -> None:
@@ -84,7 +86,7 @@ def test_what_cannot_be_is_one_sentence(asked: str, gpus: float | None, restarts
         ([NODE], "8", None, {"CPU": 12.0, "GPU": 1.0}),
         ([NODE] * 8, "64", None, {"CPU": 12.0, "GPU": 1.0}),
         ([NODE] * 2 + [{"CPU": 16.0}], "8-64", None, {"CPU": 12.0, "GPU": 1.0}),
-        ([NODE], "2", 0.5, {"CPU": 16.0, "GPU": 0.5}),
+        ([NODE], "1", 0.5, {"CPU": 16.0, "GPU": 0.5}),
         ([NODE], "4", 0.0, {"CPU": 16.0}),
     ],
 )
@@ -101,3 +103,36 @@ def test_what_does_not_fit_is_refused_where_nothing_will_grow(monkeypatch: pytes
         each_of([{"CPU": 2.0}], placed("1", 1.0))
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert each_of([NODE], placed("9")) == {"CPU": 1.0, "GPU": 1.0}
+
+
+def test_a_cluster_without_a_gpu_is_asked_about_where_the_recipe_wants_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpus = [{"CPU": 16.0}] * 4
+    assert each_of(cpus, placed("2"), "bf16") == {"CPU": 16.0}  # this machine has what it has
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    with pytest.raises(ConfigError, match=r"the cluster shows no GPU .* give --gpus-per-worker 1, or 0 if CPUs are"):
+        each_of(cpus, placed("2"), "bf16")
+    assert each_of(cpus, placed("2"), "float32") == each_of(cpus, placed("2", 0.0), "bf16") == {"CPU": 16.0}
+    assert each_of(cpus, placed("2", 1.0), "bf16") == {"CPU": 1.0, "GPU": 1.0}  # it will grow
+    assert each_of([*cpus, NODE], placed("2"), "bf16") == {"CPU": 16.0, "GPU": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("asked", "shard_ranks", "sentence"),
+    [
+        ("0", 8, ""),
+        ("64", 0, ""),
+        ("64", 8, ""),
+        ("4", 8, ""),  # all of them share one copy
+        ("1-64", 1, ""),
+        ("8-64", 0, ""),
+        ("2-8", 8, ""),
+        ("12", 8, "--workers 12 is 12 processes, which system.shard_ranks 8 does not divide"),
+        ("8-64", 8, "--workers 8-64 may be 9 processes, which system.shard_ranks 8 does not divide; set it to 0"),
+    ],
+)
+def test_shards_that_a_resized_group_could_not_have_are_refused(asked: str, shard_ranks: int, sentence: str) -> None:
+    if not sentence:
+        check_shards(placed(asked), shard_ranks)
+        return
+    with pytest.raises(ConfigError, match=sentence):
+        check_shards(placed(asked), shard_ranks)

@@ -20,6 +20,7 @@ from tests.trainer.ranks import FORK, LIMIT_S
 from tests.trainer.runs import TOY, Data, losses
 from trainer import command
 from trainer.checkpoints.run import Run
+from trainer.checkpoints.sharded import Gone
 from trainer.config import tiny
 from trainer.job import Job
 from trainer.torchrun import together
@@ -54,9 +55,14 @@ def _speak(how: str, rank: int, size: int, port: int, out: str, pipe: Any) -> No
             if how == "alike":
                 raise ConfigError("what all of them find")
             if rank == 1:
+                if how == "disk":
+                    time.sleep(0.3)  # the others know of it before it speaks
+                    raise OSError(28, "No space left on device")
                 if how == "alone":
                     raise StoreError("what one finds")
                 os.kill(os.getpid(), signal.SIGKILL)
+            if how == "disk":
+                raise Gone("another process failed")
             world.sum([1])
         pipe.send(("nothing", ""))
     except (KosmosError, SystemExit) as ended:
@@ -100,6 +106,14 @@ def test_of_those_that_a_process_has_left_one_tells(tmp_path: Path) -> None:
     silent, (kind, text) = sorted([ended[0], ended[2]], reverse=True)
     assert silent == ("SystemExit", "1") and kind == "KosmosError"
     assert "failed (" in text and "the same command resumes" in text
+    Path(text.split("the whole of it is in ")[1].split(";")[0]).unlink()
+
+
+def test_who_was_only_left_lets_the_one_speak_that_failed(tmp_path: Path) -> None:
+    ended = speak("disk", tmp_path)
+    assert [kind for kind, _ in ended] == ["SystemExit", "KosmosError", "SystemExit"]
+    text = ended[1][1]
+    assert text.startswith("process 1 failed (OSError: ") and "No space left on device" in text
     Path(text.split("the whole of it is in ")[1].split(";")[0]).unlink()
 
 

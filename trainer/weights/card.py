@@ -11,13 +11,13 @@ STARTS = {"clip": "image tower: a CLIP file", "init_from": "weights"}
 BODY = """\
 ---
 library_name: {library}
-pipeline_tag: image-to-text
-tags: [kosmos, multimodal]
+pipeline_tag: {task}
+tags: [{tags}]
 ---
 
 # {recipe}, after update {update:,}
 
-A causal language model that reads images: the architecture of KOSMOS-1 (arXiv 2302.14045), trained with kosmos-engine.
+A causal language model{reads}: the architecture of KOSMOS-1 (arXiv 2302.14045), trained with kosmos-engine.
 
 | | |
 |---|---|
@@ -59,8 +59,7 @@ chooses a licence for them, and minds the terms of what they began with, named a
 
 OURS = """\
 ```sh
-kosmos generate --run FOLDER --image photo.jpg
-kosmos generate --run FOLDER --prompt "The capital of France is"
+{see}kosmos generate --run FOLDER --prompt "The capital of France is"
 kosmos train DIGEST.. --store URL --recipe {recipe} --init-from FOLDER --out NEW
 ```
 
@@ -70,6 +69,8 @@ from trainer.weights.export import load
 model, words = load("FOLDER")
 ```
 """
+
+SEE = "kosmos generate --run FOLDER --image photo.jpg\n"
 
 THEIRS = """\
 ```python
@@ -92,6 +93,9 @@ def card(said: Said) -> str:
         f"{tower.patch}, 64 slots an image"
     )
     return BODY.format(
+        task="image-to-text" if model.images else "text-generation",
+        tags="kosmos, multimodal" if model.images else "kosmos",
+        reads=" that reads images" if model.images else "",
         library="transformers" if said.layout == "kosmos2" else "kosmos-engine",
         recipe=run["recipe"],
         update=run["update"],
@@ -116,7 +120,8 @@ def card(said: Said) -> str:
         precision=run["precision"],
         digests="\n".join(f"- `{digest}`" for digest in run["digests"]),
         sources="\n".join(f"- {stream}: {', '.join(names)}" for stream, names in sorted(run["sources"].items())),
-        use=(THEIRS if said.layout == "kosmos2" else "") + OURS.format(recipe=run["recipe"]),
+        use=(THEIRS if said.layout == "kosmos2" else "")
+        + OURS.format(recipe=run["recipe"], see=SEE if model.images else ""),
     )
 
 

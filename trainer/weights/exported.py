@@ -89,18 +89,18 @@ def find(place: str) -> Export | None:
         return None
     try:
         document = json.loads(store.get(CONFIG))
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict) or KEY not in document:
         return None
     if isinstance(document[KEY], dict) and document[KEY].get("format") != FORMAT:
         raise ConfigError(
-            f"{store.place} is an export of format {document[KEY].get('format')!r}, this version reads {FORMAT}; "
+            f"{store.place} is an export of format {document[KEY].get('format')!r:.100}, this version reads {FORMAT}; "
             "export the run again with this version"
         )
     try:
         said: Said = built(Said, document[KEY])
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, ConfigError) as error:
         raise StoreError(
             f"{CONFIG} in {store.place} is damaged ({error!r:.200}); export the run again into a new folder"
         ) from None

@@ -1,6 +1,7 @@
 """What a new run's weights start from besides chance: CLIP's tower, an export, another run's checkpoint, KOSMOS-2.
 
-    <out>/start.safetensors     float32, under the model's own names; its sha256 is in run.json
+    <out>/start.safetensors             float32, under the model's own names; its sha256 is in run.json
+    <out>/start.safetensors.sha256      create-only, before it: of two that begin in one folder one is refused
 
 A run keeps what it was given, so that going on, exporting and answering need no other file: of a frozen tower no
 checkpoint holds the weights. What was given is told by its sums, in the file's metadata.
@@ -30,6 +31,7 @@ from trainer.weights.shapes import of_model
 from trainer.weights.tensors import MAX_HEADER_BYTES, digest, local, opened, scratch, some, write
 
 FILE = "start.safetensors"
+CLAIM = f"{FILE}.sha256"  # as `sha256sum -c` reads it
 # of a model: what may differ between a run and what it starts from
 LOOSE = ("vocab_size", "max_length", "dropout", "attention_dropout", "init", "images", "freeze_tower")
 ELSEWHERE = "give --init-from another folder or file"
@@ -133,16 +135,34 @@ def put(store: Store, start: Start) -> str:
         with open(folder / FILE, "wb") as sink:
             metadata = start.what | {"format": "pt", "frozen": str(start.frozen), "vocabulary": start.vocabulary}
             sha256 = write(sink, start.tensors, metadata)
+        if not store.put_new(CLAIM, _claim(sha256)) and store.get(CLAIM) != _claim(sha256):
+            raise _another(store)
         if store.absent or not store.exists(FILE):
             store.put_file(FILE, folder / FILE)
             return sha256
     with local(store, FILE) as path:
         if digest(path) != sha256:
-            raise StoreError(
-                f"{store.place} keeps another {FILE}, from a run that never began or began with other weights; delete "
-                "it, or give --out a new folder"
-            )
+            raise _another(store)
     return sha256
+
+
+def check_claim(store: Store, sha256: str) -> None:
+    """ConfigError if a run that is about to be written down has not the weights in its folder that it began with."""
+    if sha256 and (not store.exists(CLAIM) or store.get(CLAIM) != _claim(sha256)):
+        raise ConfigError(
+            f"{store.place} keeps another {FILE} by now than this run began with; give --out a new folder to each run"
+        )
+
+
+def _claim(sha256: str) -> bytes:
+    return f"{sha256}  {FILE}\n".encode()
+
+
+def _another(store: Store) -> StoreError:
+    return StoreError(
+        f"{store.place} keeps another {FILE}, from a run that never began or began with other weights; delete it and "
+        f"{CLAIM}, or give --out a new folder"
+    )
 
 
 def get(store: Store, sha256: str, only: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
@@ -188,7 +208,7 @@ def what(store: Store) -> dict[str, str]:
             raise ValueError("its header is longer than it")
         found: dict[str, str] = json.loads(store.get_range(FILE, 8, length))["__metadata__"]
         return found
-    except (KeyError, TypeError, ValueError, struct.error) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, struct.error) as error:
         raise _damaged(store, f"{error!r:.200}") from None
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.errors import ConfigError, KosmosError, StoreError
+from engine.store import Store
 from tests.trainer import runs
 from tests.trainer.weights import test_clip
 from tests.trainer.weights.test_start import TEXT, TOWER, equal, trained, weights, with_model
@@ -196,9 +197,17 @@ def test_a_damaged_export_is_one_sentence(frozen: tuple[str, Kosmos], tmp_path: 
             load(str(out))
         (out / name).write_bytes(kept[name])
     assert load(str(out))
-    (out / "config.json").write_bytes(b"{")
-    with pytest.raises(ConfigError, match="holds other things and no training run"):
-        load(str(out))
+    for body in (b"{", b"[" * 100_000):
+        (out / "config.json").write_bytes(body)
+        with pytest.raises(ConfigError, match="holds other things and no training run"):
+            load(str(out))
+
+
+def test_a_header_that_nests_without_end_is_one_sentence(memory: str) -> None:
+    store = Store(memory)
+    store.put("start.safetensors", (100_000).to_bytes(8, "little") + b"[" * 100_000)
+    with pytest.raises(StoreError, match=r"start\.safetensors in .* is damaged \(RecursionError"):
+        start.what(store)
 
 
 def test_a_run_without_what_it_began_with_cannot_be_exported(tmp_path: Path) -> None:

@@ -121,6 +121,33 @@ def test_a_random_tower_is_never_frozen(clip: str) -> None:
         start.gather(TEXT, clip)
 
 
+def test_of_two_that_begin_in_one_folder_with_other_weights_one_is_refused(
+    clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = start.gather(TOY, clip)
+    assert began is not None
+    mine, theirs = Store(str(tmp_path / "run")), Store(str(tmp_path / "run"))
+    put_file = Store.put_file
+
+    def meanwhile(store: Store, path: str, source: Path) -> None:
+        with pytest.raises(
+            StoreError, match=r"keeps another start.safetensors, .* delete it and start.safetensors.sha"
+        ):
+            start.put(theirs, replace(began, what={"clip": "0"}))
+        put_file(store, path, source)
+
+    monkeypatch.setattr(Store, "put_file", meanwhile)
+    sha256 = start.put(mine, began)
+    assert equal(start.get(mine, sha256), began.tensors)
+    start.check_claim(mine, sha256)
+    start.check_claim(mine, "")
+    with pytest.raises(ConfigError, match=r"keeps another start\.safetensors by now"):
+        start.check_claim(mine, "0" * 64)
+    mine.delete([start.CLAIM])
+    with pytest.raises(ConfigError, match=r"keeps another start\.safetensors by now"):
+        start.check_claim(mine, sha256)
+
+
 def test_a_run_keeps_what_it_began_with(clip: str, tmp_path: Path) -> None:
     began = start.gather(TOY, clip)
     assert began is not None
@@ -135,6 +162,7 @@ def test_a_run_keeps_what_it_began_with(clip: str, tmp_path: Path) -> None:
     other = replace(began, what={"clip": "0"})
     with pytest.raises(StoreError, match=r"keeps another start.safetensors, .* give --out a new folder"):
         start.put(store, other)
+    assert (tmp_path / "run" / start.CLAIM).read_text() == f"{sha256}  {start.FILE}\n"
     start.check(store, sha256, clip, "")
     save_file(test_clip.visual(test_clip.tower(TOWER, seed=8)), clip)
     with pytest.raises(ConfigError, match="began with another --clip than"):
