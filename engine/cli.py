@@ -345,8 +345,8 @@ def _train(arguments: argparse.Namespace) -> int:
         extend=arguments.extend,
         union=arguments.union,
         heldout=arguments.heldout,
-        clip=arguments.clip,
-        init_from=arguments.init_from,
+        clip=_filled("--clip", arguments.clip),
+        init_from=_filled("--init-from", arguments.init_from),
         accept_change=arguments.accept_change,
         wandb=arguments.wandb,
         gpus_per_worker=arguments.gpus_per_worker,
@@ -355,11 +355,20 @@ def _train(arguments: argparse.Namespace) -> int:
     return code
 
 
+def _filled(option: str, value: str | None) -> str:
+    """What an option was given; ConfigError for nothing, as an unset variable of the shell gives it."""
+    if value is not None and not value.strip():
+        raise ConfigError(f"{option} is empty; give it a path, or leave it out")
+    return value or ""
+
+
 def _plan_train(arguments: argparse.Namespace) -> int:
     if not arguments.digests:
         raise ConfigError("there is nothing to plan for; give the digests that `kosmos freeze pack --all` prints")
-    if arguments.workers < 1 or not 0 < arguments.gpus_per_worker <= 1:
-        raise ConfigError("--workers is a number from 1 on, --gpus-per-worker 1 or a part of one")
+    if arguments.workers < 1:
+        raise ConfigError(f"--workers is {arguments.workers}; give the number of workers to reckon with, 1 or more")
+    if not 0 < arguments.gpus_per_worker <= 1:
+        raise ConfigError(f"--gpus-per-worker is {arguments.gpus_per_worker:g}; give 1, or a part of one")
     config = _training(arguments)
     devices = max(1, round(arguments.workers * arguments.gpus_per_worker))
     found: list[str] = resolve(ESTIMATE)(config, arguments.digests, arguments.store, devices, arguments.device)
@@ -371,8 +380,10 @@ def _export(arguments: argparse.Namespace) -> int:
     place: str = resolve(EXPORT)(
         arguments.run, arguments.out, update=arguments.update, dtype=arguments.dtype, layout=arguments.layout
     )
-    text = f"{place} holds the model; next: kosmos generate --run {shlex.quote(arguments.out)} --image FILE"
-    print(json.dumps({"out": place, "dtype": arguments.dtype, "layout": arguments.layout}) if arguments.json else text)
+    next_ = f"kosmos generate --run {shlex.quote(arguments.out)} --prompt TEXT, or --image FILE"
+    text = f"{place} holds the model; next: {next_}"
+    said = {"out": place, "dtype": arguments.dtype, "layout": arguments.layout}
+    print(json.dumps(said) if arguments.json else text)
     return 0
 
 

@@ -25,7 +25,7 @@ def override(config: T, settings: Iterable[str]) -> T:
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals or not path:
-            raise ConfigError(f"--set {setting}: write it as stage.field=value")
+            raise ConfigError(f"--set {setting}: write it as GROUP.FIELD=VALUE")
         *groups, name = path.split(".")
         _known(config, [*groups, name], path)
         group = given

@@ -175,12 +175,9 @@ def _training_verbs(verb: Callable[[str, str, str], argparse.ArgumentParser], tr
         help="rows that are held out, as `kosmos freeze heldout --all` prints them: their losses are told too; may be "
         "repeated",
     )
-    train.add_argument(
-        "--clip", default="", metavar="FILE", help="CLIP ViT-L/14 weights for the image tower of a new run"
-    )
+    train.add_argument("--clip", metavar="FILE", help="CLIP ViT-L/14 weights for the image tower of a new run")
     train.add_argument(
         "--init-from",
-        default="",
         metavar="PATH",
         help="weights that a new run starts from: a run, what `kosmos export` wrote, or a Kosmos-2 checkpoint",
     )
@@ -272,7 +269,7 @@ def _place_arguments(command: argparse.ArgumentParser) -> None:
         "--gpus-per-worker",
         type=float,
         metavar="G",
-        help="1, a part of one, or 0 for none (default: 1 if the cluster has GPUs, else 0)",
+        help="1, 0 for none, or of a single worker a part of one (default: 1 if the cluster has GPUs, else 0)",
     )
     command.add_argument(
         "--restarts",

@@ -25,7 +25,7 @@ def _one_of(name: str, **values: tuple[str, tuple[str, ...]]) -> None:
 def _positive(name: str, **values: float) -> None:
     for field_name, value in values.items():
         if not 0 < value < math.inf:
-            raise ConfigError(f"{name}.{field_name} is {value}; set it above 0")
+            raise ConfigError(f"{name}{'.' if name else ''}{field_name} is {value}; set it above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,7 +247,7 @@ class Config:
     keep: int = 3
 
     def __post_init__(self) -> None:
-        _positive("train", checkpoint_every=self.checkpoint_every, keep=self.keep)
+        _positive("", checkpoint_every=self.checkpoint_every, keep=self.keep)
         if not self.model.images and (self.data.quotas.caption or self.data.quotas.interleaved):
             raise ConfigError(
                 "model.images is false and there are rows with images to draw: add --set data.quotas.caption=0 "

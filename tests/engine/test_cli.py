@@ -377,7 +377,7 @@ def test_show_prints_what_is_hashed(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "0" * 64, "--scale-batch", "-1"], "data.scale_batch is -1.0; set it above 0"),
         (["plan", "train"], "nothing to plan for; give the digests that `kosmos freeze pack --all` prints"),
         (["plan", "train", "0" * 64, "--recipe", "huge"], "no training recipe 'huge'; there is tiny, kosmos1, text"),
-        (["plan", "train", "0" * 64, "--workers", "0"], "--workers is a number from 1 on"),
+        (["plan", "train", "0" * 64, "--workers", "0"], "--workers is 0; give the number of workers to reckon with"),
         (["plan", "train", "0" * 64, "--store", "{store}"], "`kosmos freeze STAGE` prints one"),
         (["export", "--run", "{web}/none", "--out", "{web}/new"], "holds no checkpoint; run `kosmos train"),
         (["generate", "--run", "{web}/none"], "give --image FILE, --prompt TEXT, or both"),
@@ -450,7 +450,10 @@ def test_a_training_is_planned_and_exported_by_their_functions(
     assert main([*words, "--gpus-per-worker", "0.5", "--device", "H200", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"lines": ["a line", "another"]}
     assert main(["export", "--run", "r", "--out", "a b", "--update", "5", "--dtype", "bf16"]) == 0
-    assert capsys.readouterr().out == "/place holds the model; next: kosmos generate --run 'a b' --image FILE\n"
+    assert (
+        capsys.readouterr().out
+        == "/place holds the model; next: kosmos generate --run 'a b' --prompt TEXT, or --image FILE\n"
+    )
     assert asked == [
         ("kosmos1", ["d0", "d1"], "s", 64, "H100"),
         ("kosmos1", ["d0", "d1"], "s", 32, "H200"),
