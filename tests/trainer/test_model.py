@@ -231,6 +231,7 @@ def test_one_image_more_than_slots_changes_nothing(slots: list[list[int]]) -> No
         assert len(ran) == int(len(pixels_NCHW) > 0)
         found.append((loss.detach(), model))
     (expected, without), (got, with_extra) = found
+    norm = nn.utils.get_total_norm([p.grad for p in without.parameters() if p.grad is not None])
     torch.testing.assert_close(got, expected, atol=0, rtol=1e-7 if slots else 0)
     for name, parameter in with_extra.named_parameters():
         before = without.get_parameter(name).grad
@@ -238,7 +239,8 @@ def test_one_image_more_than_slots_changes_nothing(slots: list[list[int]]) -> No
         if before is None:
             assert not bool(parameter.grad.any()), name
         else:
-            torch.testing.assert_close(parameter.grad, before, atol=1e-6, rtol=1e-5, msg=name)
+            # threads cut sums of two images otherwise than of three
+            assert float((parameter.grad - before).norm()) <= 1e-6 * float(norm), name
 
 
 def test_one_image_too_many_does_no_harm_whatever_comes_out_of_it() -> None:
