@@ -79,7 +79,7 @@ def train(
             shown = faces.choose(as_json) if world.first else faces.Mute()
             ready, result = _run(
                 lambda: prepared(job, world),
-                lambda ready: go(ready.job, ready, shown.advance, asked.wanted, world),
+                lambda ready: go(ready, shown.advance, asked.wanted, world),
                 shown,
             )
             return _end(ready, result, shown, out)

@@ -67,11 +67,10 @@ def fit(
         ready = prepared(job, here)
         for text in ready.notes if here.first else ():
             note(text)
-        return go(ready.job, ready, report, preempted, here)
+        return go(ready, report, preempted, here)
 
 
 def go(
-    job: Job,
     ready: Ready,
     report: Callable[[Metrics], None],
     preempted: Callable[[], bool],
@@ -82,7 +81,7 @@ def go(
 
     every_s: as `loop.train` takes it.
     """
-    if ready.start >= job.last:
+    if ready.start >= ready.job.last:
         return Result(update=ready.start)
     with memory.told_when_short():
         return _train(ready, report, preempted, world, every_s)

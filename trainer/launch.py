@@ -52,7 +52,7 @@ def here(ready: Ready, report: Callable[[Metrics], None], stopped: Callable[[], 
 
     def work() -> Result:
         with opened(ready.config.system.precision) as world:
-            return go(ready.job, ready, report, stopped, world)
+            return go(ready, report, stopped, world)
 
     with probed(ready.run):
         pass
@@ -288,7 +288,6 @@ def _worker(given: dict[str, Any]) -> None:
             if world.first:
                 ray.get(desk.say.remote(news.BEGUN, (world.size, ready.start)))
             result = go(
-                ready.job,
                 ready,
                 lambda metrics: desk.say.remote(news.UPDATE, metrics),
                 watch.wanted,

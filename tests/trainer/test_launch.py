@@ -129,6 +129,25 @@ def test_two_workers_of_which_one_dies_go_on_stop_and_are_as_one_process(
 
 @pytest.mark.slow
 @pytest.mark.ray
+def test_a_worker_that_dies_with_no_restart_left_ends_the_run_with_a_sentence(
+    data: Data, tmp_path: Path, ray_session: Any, eventually: Callable[[Callable[[], Any]], Any]
+) -> None:
+    out = tmp_path / "run"
+    training, told = in_a_thread(lambda: train(data, out, 100, workers=1))
+    eventually(lambda: Run(str(out)).latest())
+    os.kill(workers()[-1], signal.SIGKILL)
+    training.join(120)
+    (error,) = told
+    assert "the training failed: worker" in str(error) and "died; the whole of it is in" in str(error)
+    assert "the same command resumes" in str(error)
+    (kept,) = (out / "failures").iterdir()
+    assert str(kept) in str(error) and "RayTrainWorker" in kept.read_text()
+    latest = Run(str(out)).latest()
+    assert latest is not None and latest.update < 100
+
+
+@pytest.mark.slow
+@pytest.mark.ray
 def test_a_sentence_of_a_worker_is_the_commands_and_nothing_is_restarted(
     data: Data, tmp_path: Path, ray_session: Any
 ) -> None:
@@ -277,7 +296,7 @@ def test_what_workers_are_given_needs_no_file_of_the_driver_and_shows_no_key(
     for updates in (1, 2):
         ready = prepare(replace(config["job"], updates=updates, wandb=""))
         assert ready.start == updates - 1 and ready.described.start
-        assert fits.go(ready.job, ready, lambda _: None, lambda: False, World()).update == updates
+        assert fits.go(ready, lambda _: None, lambda: False, World()).update == updates
 
 
 @pytest.mark.parametrize(("stop", "leaving", "why"), [(True, True, launch.STOPPED), (False, True, news.MOVED)])
